@@ -1,0 +1,50 @@
+package kv
+
+// Kind says what a Command does. The values are those of CommandKind in
+// proto/raftlab/kv/v1/command.proto.
+type Kind uint8
+
+// Kinds of commands. Get occurs only as a step of a Batch.
+const (
+	KindPut            Kind = 1
+	KindDelete         Kind = 2
+	KindCompareAndSwap Kind = 3
+	KindBatch          Kind = 4
+	KindGet            Kind = 5
+)
+
+// Command is a client's mutation. Its byte slices are read, never changed and
+// never kept: the store copies what it keeps.
+type Command struct {
+	Kind         Kind
+	ExpectAbsent bool
+	Key          []byte
+	Value        []byte
+	Expect       []byte
+	Steps        []Command // of a batch
+
+	SessionID       uint64 // 0 without a session
+	SessionSequence uint64
+}
+
+// EntryHeader identifies an entry: raft does not tell which index a proposal
+// got, so waiters are found by proposer and sequence.
+type EntryHeader struct {
+	Node        uint64
+	Incarnation uint64
+	Sequence    uint64
+	Clock       int64 // the proposer's clock, unix nanoseconds
+}
+
+// Result answers one Command. Value aliases the store and must not be changed.
+type Result struct {
+	Revision       uint64 // of the store, after the command
+	Index          uint64 // raft index of the entry
+	Version        uint64 // writes of the key since it was created
+	CreateRevision uint64
+	ModRevision    uint64
+	Value          []byte   // what a get found, or the present value on a mismatch
+	Found          bool     // the key existed: see Result in kv.proto
+	Succeeded      bool     // false when a compare-and-swap did not match
+	Steps          []Result // of a batch, up to the one that failed
+}

@@ -1,0 +1,238 @@
+package node
+
+import (
+	"fmt"
+	"math"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"raftlab/transport"
+)
+
+// Config says how one node is built. Each field with a knob tag is, under that
+// name, a flag of `raftkv serve`, a key of an experiment, a column of a report
+// and a key of the run record; Knobs walks them. The source tag names the
+// setting of raft or gRPC that the knob becomes.
+//
+// Fields left at zero whose usage says "default: ..." are derived by Effective
+// from the others; only what was set by hand can conflict.
+type Config struct {
+	ID            uint64 `knob:"id" kind:"identity" usage:"id of this node, unique in the cluster for ever"`
+	Addr          string `knob:"addr" kind:"identity" usage:"address of the client port (KV, Cluster, health, reflection)"`
+	PeerAddr      string `knob:"peer-addr" kind:"identity" usage:"address of the peer port (default: client port + 1000)"`
+	Advertise     string `knob:"advertise" kind:"identity" usage:"client address that others are told (default: the one listened on)"`
+	AdvertisePeer string `knob:"advertise-peer" kind:"identity" usage:"peer address that others are told (default: the one listened on)"`
+	DebugAddr     string `knob:"debug-addr" kind:"identity" usage:"loopback address of the debug port: pprof and the Lab service (default: off)"`
+
+	MaxMessage Size   `knob:"max-message" usage:"largest gRPC message the peer port accepts" source:"grpc.MaxRecvMsgSize (peer port)"`
+	MaxRequest Size   `knob:"max-request" usage:"largest gRPC message the client port accepts" source:"grpc.MaxRecvMsgSize (client port)"`
+	Chunking   string `knob:"chunking" values:"none,raft,count,reactive,bounded,fragment" usage:"how a raft message above the peer's limit is split"`
+	ChunkSize  Size   `knob:"chunk-size" usage:"largest encoded frame between nodes, inclusive (default: 1MiB or max-message, whichever is less)"`
+	ChunkCount int    `knob:"chunk-count" usage:"entries a message, for chunking count"`
+	AppendSize Size   `knob:"append-size" usage:"entry bytes that raft puts in one append message (default: chunk-size for chunking raft, else 16MiB)" source:"raft.Config.MaxSizePerMsg"`
+
+	Transport string        `knob:"transport" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
+	Lanes     string        `knob:"lanes" values:"shared,split" usage:"split gives control messages a connection of their own"`
+	LinkDelay time.Duration `knob:"link-delay" usage:"hold every message to a peer for this long, as a slower network would"`
+	LinkRate  Rate          `knob:"link-rate" usage:"send to each peer at most this many bytes a second (0: unlimited)"`
+	PeerQueue Size          `knob:"peer-queue" usage:"bytes queued for a peer before messages to it are dropped"`
+
+	Batching   string `knob:"batching" values:"none,greedy" usage:"how waiting commands are gathered into one proposal"`
+	BatchCount int    `knob:"batch-count" usage:"most commands in one proposal"`
+	BatchSize  Size   `knob:"batch-size" usage:"most command bytes in one proposal"`
+	Packing    string `knob:"packing" values:"entry,packed" usage:"one command a raft entry, or many"`
+
+	Tick           time.Duration `knob:"tick" usage:"length of a raft tick"`
+	HeartbeatTicks int           `knob:"heartbeat-ticks" usage:"ticks between heartbeats" source:"raft.Config.HeartbeatTick"`
+	ElectionTicks  int           `knob:"election-ticks" usage:"ticks without a leader before an election" source:"raft.Config.ElectionTick"`
+	InflightMsgs   int           `knob:"inflight-messages" usage:"append messages in flight to a peer" source:"raft.Config.MaxInflightMsgs"`
+	InflightBytes  Size          `knob:"inflight-bytes" usage:"append bytes in flight to a peer (default: 64MiB or twice append-size, whichever is more)" source:"raft.Config.MaxInflightBytes"`
+	Uncommitted    Size          `knob:"uncommitted" usage:"bytes of proposals not yet committed before more are held back" source:"raft.Config.MaxUncommittedEntriesSize"`
+	ApplySize      Size          `knob:"apply-size" usage:"bytes of committed entries being applied at a time" source:"raft.Config.MaxCommittedSizePerReady"`
+
+	LogEntries     int  `knob:"log-entries" usage:"applied entries kept in the log for followers that lag"`
+	LogSize        Size `knob:"log-size" usage:"bytes of applied entries kept in the log for followers that lag"`
+	AdmissionOps   int  `knob:"admission-ops" usage:"operations under way at most; above it RESOURCE_EXHAUSTED"`
+	AdmissionBytes Size `knob:"admission-bytes" usage:"bytes of operations under way at most; above it RESOURCE_EXHAUSTED"`
+
+	GRPCWindow    Size `knob:"grpc-window" usage:"HTTP/2 window of streams and connections" source:"grpc.StaticStreamWindowSize, grpc.StaticConnWindowSize"`
+	StreamWorkers int  `knob:"stream-workers" usage:"goroutines that serve client streams (0: one for each)" source:"grpc.NumStreamWorkers"`
+	GOGC          int  `knob:"gogc" usage:"garbage collector's target percentage" source:"debug.SetGCPercent"`
+
+	ScanPage    int           `knob:"scan-page" usage:"most keys in a page of Scan"`
+	ScanPins    int           `knob:"scan-pins" usage:"snapshots that page tokens may pin at a time"`
+	ScanPinTime time.Duration `knob:"scan-pin-time" usage:"how long a page token stays valid"`
+}
+
+// Smallest max-message that leaves room for every control message.
+const minMaxMessage = 512
+
+// DefaultConfig returns the defaults, whose values docs/architecture.md and
+// `raftkv serve --help` show.
+func DefaultConfig() Config {
+	return Config{
+		Addr:           "127.0.0.1:21001",
+		MaxMessage:     4 << 20,
+		MaxRequest:     64 << 20,
+		Chunking:       transport.ChunkFragment,
+		ChunkCount:     2,
+		Transport:      transport.KindStream,
+		Lanes:          transport.LanesSplit,
+		PeerQueue:      128 << 20,
+		Batching:       "greedy",
+		BatchCount:     4096,
+		BatchSize:      8 << 20,
+		Packing:        "packed",
+		Tick:           100 * time.Millisecond,
+		HeartbeatTicks: 1,
+		ElectionTicks:  10,
+		InflightMsgs:   256,
+		Uncommitted:    256 << 20,
+		ApplySize:      64 << 20,
+		LogEntries:     10000,
+		LogSize:        64 << 20,
+		AdmissionOps:   100000,
+		AdmissionBytes: 256 << 20,
+		GRPCWindow:     1 << 20,
+		StreamWorkers:  16,
+		GOGC:           400,
+		ScanPage:       1000,
+		ScanPins:       64,
+		ScanPinTime:    30 * time.Second,
+	}
+}
+
+// Effective returns the config with what was left unset derived.
+func (c Config) Effective() Config {
+	if c.PeerAddr == "" {
+		if host, port, err := net.SplitHostPort(c.Addr); err == nil {
+			n, err := strconv.Atoi(port)
+			if err == nil && n != 0 {
+				n += 1000
+			}
+			c.PeerAddr = net.JoinHostPort(host, strconv.Itoa(n))
+		}
+	}
+	if c.ChunkSize == 0 {
+		c.ChunkSize = min(1<<20, c.MaxMessage)
+	}
+	if c.AppendSize == 0 {
+		c.AppendSize = 16 << 20
+		if c.Chunking == transport.ChunkRaft {
+			c.AppendSize = c.ChunkSize
+		}
+	}
+	if c.InflightBytes == 0 {
+		c.InflightBytes = max(64<<20, 2*c.AppendSize)
+	}
+	return c
+}
+
+// FieldError refuses a knob's value: it names the field, the value and the limit.
+type FieldError struct {
+	Field, Value, Problem string
+}
+
+func (e *FieldError) Error() string {
+	return strings.TrimSpace(e.Field + " " + e.Value + " " + e.Problem)
+}
+
+// Validate checks a config, after Effective; its errors are *FieldError.
+func (c Config) Validate() error {
+	fail := func(field string, value any, format string, args ...any) error {
+		return &FieldError{Field: field, Value: fmt.Sprint(value), Problem: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case c.ID == 0:
+		return fail("id", c.ID, "must be at least 1")
+	case c.ID >= math.MaxUint64-1:
+		return fail("id", c.ID, "is reserved by raft; the largest is %d", uint64(math.MaxUint64-2))
+	}
+	for _, a := range []struct{ field, addr string }{
+		{"addr", c.Addr}, {"peer-addr", c.PeerAddr}, {"advertise", c.Advertise},
+		{"advertise-peer", c.AdvertisePeer}, {"debug-addr", c.DebugAddr},
+	} {
+		if a.addr == "" && a.field != "addr" && a.field != "peer-addr" {
+			continue
+		}
+		if err := checkAddress(a.field, a.addr); err != nil {
+			return err
+		}
+	}
+	if c.DebugAddr != "" {
+		host, _, _ := net.SplitHostPort(c.DebugAddr)
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return fail("debug-addr", c.DebugAddr, "must be a loopback address")
+		}
+	}
+	if err := c.checkValues(); err != nil {
+		return err
+	}
+	switch {
+	case c.MaxMessage < minMaxMessage:
+		return fail("max-message", c.MaxMessage, "is below the minimum %s", Size(minMaxMessage))
+	case c.MaxMessage > math.MaxInt32:
+		return fail("max-message", c.MaxMessage, "exceeds the maximum %s", Size(math.MaxInt32))
+	case c.MaxRequest < minMaxMessage:
+		return fail("max-request", c.MaxRequest, "is below the minimum %s", Size(minMaxMessage))
+	case c.MaxRequest > math.MaxInt32:
+		return fail("max-request", c.MaxRequest, "exceeds the maximum %s", Size(math.MaxInt32))
+	case c.ChunkSize > c.MaxMessage && c.Chunking != transport.ChunkNone && c.Chunking != transport.ChunkReactive:
+		return fail("chunk-size", c.ChunkSize, "exceeds max-message %s", c.MaxMessage)
+	case c.ChunkSize < minMaxMessage:
+		return fail("chunk-size", c.ChunkSize, "is below the minimum %s", Size(minMaxMessage))
+	case c.ElectionTicks <= c.HeartbeatTicks:
+		return fail("election-ticks", c.ElectionTicks, "must be greater than heartbeat-ticks %d", c.HeartbeatTicks)
+	case c.InflightBytes < c.AppendSize:
+		return fail("inflight-bytes", c.InflightBytes, "is less than append-size %s", c.AppendSize)
+	case c.Tick < time.Millisecond:
+		return fail("tick", c.Tick, "is below the minimum 1ms")
+	}
+	return nil
+}
+
+// checkValues checks every knob for what its type and tags allow.
+func (c *Config) checkValues() error {
+	for _, k := range Knobs(c) {
+		if len(k.Values) > 0 && !contains(k.Values, k.String()) {
+			return &FieldError{Field: k.Name, Value: k.String(), Problem: "is not one of " + strings.Join(k.Values, ", ")}
+		}
+		if k.negative() {
+			return &FieldError{Field: k.Name, Value: k.String(), Problem: "must not be negative"}
+		}
+		if positive[k.Name] && k.zero() {
+			return &FieldError{Field: k.Name, Value: k.String(), Problem: "must be at least 1"}
+		}
+	}
+	return nil
+}
+
+// Knobs that have no meaning at zero.
+var positive = map[string]bool{
+	"chunk-count": true, "batch-count": true, "batch-size": true, "heartbeat-ticks": true,
+	"inflight-messages": true, "log-entries": true, "log-size": true, "admission-ops": true,
+	"admission-bytes": true, "gogc": true, "scan-page": true, "scan-pins": true,
+	"scan-pin-time": true, "peer-queue": true, "apply-size": true, "uncommitted": true,
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s {
+			return true
+		}
+	}
+	return false
+}
+
+func checkAddress(field, addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return &FieldError{Field: field, Value: strconv.Quote(addr), Problem: "is not host:port"}
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return &FieldError{Field: field, Value: strconv.Quote(addr), Problem: "has a port outside 0 to 65535"}
+	}
+	return nil
+}

@@ -1,0 +1,193 @@
+package node
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Knob is one setting of a Config, reached by its name. It implements
+// pflag.Value.
+type Knob struct {
+	Name   string
+	Usage  string
+	Source string   // the raft.Config field or gRPC option it becomes; may be empty
+	Values []string // what it may be; empty for numbers and addresses
+	// Identity knobs say which node this is; they are no axis of an experiment.
+	Identity bool
+
+	field reflect.Value
+}
+
+// Knobs returns the settings of a config, in the order of its fields. Set on
+// a Knob changes the config.
+func Knobs(c *Config) []Knob {
+	v := reflect.ValueOf(c).Elem()
+	t := v.Type()
+	knobs := make([]Knob, 0, t.NumField())
+	for i := range t.NumField() {
+		tag := t.Field(i).Tag
+		name := tag.Get("knob")
+		if name == "" {
+			continue
+		}
+		k := Knob{
+			Name: name, Usage: tag.Get("usage"), Source: tag.Get("source"),
+			Identity: tag.Get("kind") == "identity", field: v.Field(i),
+		}
+		if values := tag.Get("values"); values != "" {
+			k.Values = strings.Split(values, ",")
+		}
+		knobs = append(knobs, k)
+	}
+	return knobs
+}
+
+// Set parses a value and puts it in the config. Errors are *FieldError.
+func (c *Config) Set(name, value string) error {
+	for _, k := range Knobs(c) {
+		if k.Name == name {
+			return k.Set(value)
+		}
+	}
+	return &FieldError{Field: name, Value: value, Problem: "is not a setting of a node"}
+}
+
+// Set parses a value and puts it in the config. Errors are *FieldError.
+func (k Knob) Set(value string) error {
+	fail := func(problem string) error {
+		return &FieldError{Field: k.Name, Value: strconv.Quote(value), Problem: problem}
+	}
+	switch p := k.field.Addr().Interface().(type) {
+	case *Size:
+		n, err := ParseSize(value)
+		if err != nil {
+			return fail("is not a size such as 512, 64KiB or 4MiB")
+		}
+		*p = n
+	case *Rate:
+		n, err := ParseRate(value)
+		if err != nil {
+			return fail("is not a rate such as 200MB/s or 1GiB/s")
+		}
+		*p = n
+	case *time.Duration:
+		d, err := time.ParseDuration(value)
+		if err != nil {
+			return fail("is not a duration such as 5ms or 1s")
+		}
+		*p = d
+	case *int:
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return fail("is not a whole number")
+		}
+		*p = n
+	case *uint64:
+		n, err := strconv.ParseUint(value, 10, 64)
+		if err != nil {
+			return fail("is not a whole number of 0 or more")
+		}
+		*p = n
+	case *string:
+		if len(k.Values) > 0 && !contains(k.Values, value) {
+			return fail("is not one of " + strings.Join(k.Values, ", "))
+		}
+		*p = value
+	default:
+		panic(fmt.Sprintf("knob %s has a type without a parser: %T", k.Name, p))
+	}
+	return nil
+}
+
+// String formats the value so that Set reads it back.
+func (k Knob) String() string {
+	if !k.field.IsValid() {
+		return ""
+	}
+	return fmt.Sprint(k.field.Interface())
+}
+
+// Type names the value's form, for help texts.
+func (k Knob) Type() string {
+	switch k.field.Interface().(type) {
+	case Size:
+		return "SIZE"
+	case Rate:
+		return "SIZE/s"
+	case time.Duration:
+		return "DUR"
+	case string:
+		if len(k.Values) > 0 {
+			return strings.Join(k.Values, "|")
+		}
+		return "HOST:PORT"
+	}
+	return "N"
+}
+
+func (k Knob) zero() bool { return k.field.IsZero() }
+
+func (k Knob) negative() bool { return k.field.CanInt() && k.field.Int() < 0 }
+
+// Size is a number of bytes.
+type Size int64
+
+// Rate is a number of bytes a second; 0 is unlimited.
+type Rate int64
+
+var sizeUnits = []struct {
+	name  string
+	bytes int64
+}{
+	{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
+	{"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3}, {"kB", 1e3}, {"B", 1},
+}
+
+// ParseSize reads a size such as 512, 64KiB, 1.5MiB or 200MB.
+func ParseSize(s string) (Size, error) {
+	number, unit := s, int64(1)
+	for _, u := range sizeUnits {
+		if rest, ok := strings.CutSuffix(s, u.name); ok {
+			number, unit = strings.TrimSpace(rest), u.bytes
+			break
+		}
+	}
+	if n, err := strconv.ParseInt(number, 10, 64); err == nil {
+		if n < 0 || n > math.MaxInt64/unit {
+			return 0, fmt.Errorf("size %q is out of range", s)
+		}
+		return Size(n * unit), nil
+	}
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil || f < 0 || f*float64(unit) > math.MaxInt64/2 || math.IsNaN(f) {
+		return 0, fmt.Errorf("size %q is not a number of bytes", s)
+	}
+	return Size(f * float64(unit)), nil
+}
+
+// String uses the largest unit that divides the size.
+func (s Size) String() string {
+	for _, u := range sizeUnits {
+		if n := int64(s); n != 0 && u.bytes > 1 && n%u.bytes == 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+// ParseRate reads a size with an optional "/s".
+func ParseRate(s string) (Rate, error) {
+	n, err := ParseSize(strings.TrimSuffix(s, "/s"))
+	return Rate(n), err
+}
+
+func (r Rate) String() string {
+	if r == 0 {
+		return "0"
+	}
+	return Size(r).String() + "/s"
+}

@@ -1,0 +1,2 @@
+// Package replica replicates the state machine of package kv through raft.
+package replica

@@ -1,0 +1,148 @@
+package transport
+
+import (
+	"io"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc"
+)
+
+// Transport carries raft messages between the nodes of one cluster.
+// All methods may be called from any goroutine.
+type Transport interface {
+	// Send queues messages to the peers they are addressed to. It never blocks:
+	// what does not fit a peer's queue, and what is addressed to an unknown
+	// peer, is dropped, counted and reported through Handler.ReportUnreachable.
+	// The messages, and the entries they share with the raft log, must not be
+	// changed by either side afterwards. MsgSnap goes out as a stream of chunks
+	// read from Handler.OpenSnapshot.
+	Send(messages []*raftpb.Message)
+	// SetPeers replaces the set of known peers, self excluded. Connections to
+	// peers that stay are kept; those of peers that left are closed.
+	SetPeers(peers []Peer)
+	// Stats returns a copy of the counters by peer, in order of id.
+	Stats() []PeerStats
+	// Close stops sending and receiving, and waits for its goroutines.
+	Close() error
+}
+
+// Server is a Transport that receives by gRPC.
+type Server interface {
+	Transport
+	// Register adds the RaftTransport service to the peer port's server, which
+	// must have been made with the receive limit that Config.MaxMessage says.
+	Register(grpc.ServiceRegistrar)
+}
+
+// Peer is another node of the cluster.
+type Peer struct {
+	ID uint64
+	// Incarnation that the membership records; a node that answers with another
+	// is refused. 0 is not checked.
+	Incarnation uint64
+	// Address of its peer port.
+	Address string
+}
+
+// Identity says who this node is. It is asked for at each Hello, since a node
+// learns its cluster only when it joins.
+type Identity struct {
+	// ClusterID is 0 while the node is in no cluster.
+	ClusterID   uint64
+	Node        uint64
+	Incarnation uint64
+}
+
+// Handler is the node above the transport. Its methods are called from many
+// goroutines and must not block, the snapshot methods excepted.
+type Handler interface {
+	// Identity says who this node is.
+	Identity() Identity
+	// Peer says what the membership knows about a node; false when it is not a
+	// member as far as this node knows.
+	Peer(id uint64) (Peer, bool)
+	// Step hands up one whole, validated message. The handler owns it.
+	Step(m *raftpb.Message)
+	// ReportUnreachable is called once when a connection to a peer breaks or its
+	// queue overflows, not once a message.
+	ReportUnreachable(id uint64)
+	// ReportSnapshot ends every MsgSnap that Send was given (raft trap: without
+	// it the follower stays in limbo).
+	ReportSnapshot(id uint64, ok bool)
+	// OpenSnapshot opens the snapshot that a MsgSnap from this node describes.
+	OpenSnapshot(m *raftpb.Message) (io.ReadCloser, error)
+	// AcceptSnapshot begins taking in the snapshot that a MsgSnap from a peer
+	// describes.
+	AcceptSnapshot(m *raftpb.Message) (SnapshotWriter, error)
+	// EntryLimit tells the largest encoded raft entry, in bytes, that every
+	// peer can be sent now under the chunking strategy. Called on change.
+	EntryLimit(bytes uint64)
+	// Refused is called when a peer refuses this node's identity for good: its
+	// memory is not the one that the cluster knows. The node has to end.
+	Refused(err error)
+}
+
+// SnapshotWriter takes in one snapshot, in order.
+type SnapshotWriter interface {
+	io.Writer
+	// Commit verifies what was written and steps the MsgSnap. The writer is done
+	// afterwards, whatever Commit returns.
+	Commit() error
+	// Abort drops what was written.
+	Abort()
+}
+
+// Chunking strategies, by the name the chunking knob gives them.
+const (
+	ChunkNone     = "none"
+	ChunkRaft     = "raft"
+	ChunkCount    = "count"
+	ChunkReactive = "reactive"
+	ChunkBounded  = "bounded"
+	ChunkFragment = "fragment"
+)
+
+// Transport kinds, by the name the transport knob gives them.
+const (
+	KindLocal  = "local"
+	KindUnary  = "unary"
+	KindStream = "stream"
+)
+
+// Lane layouts, by the name the lanes knob gives them.
+const (
+	LanesShared = "shared"
+	LanesSplit  = "split"
+)
+
+// PeerStats counts what happened with one peer since this node started. All are
+// totals but Connected, Problem, ReceiveLimitBytes, QueueBytes and RoundTrip.
+type PeerStats struct {
+	ID                uint64
+	Address           string
+	Connected         bool
+	ReceiveLimitBytes uint64 // told by Hello; 0 before
+	Problem           string // why nothing can be sent; empty when all is well
+	QueueBytes        uint64
+	RoundTrip         time.Duration // last measured, without the peer's holding time; 0 before
+
+	Dials           uint64
+	MessagesSent    uint64
+	MessagesDropped uint64
+	MessagesSplit   uint64
+	FramesSent      uint64
+	FragmentsSent   uint64
+	BytesSent       uint64
+	LargestFrame    uint64 // encoded bytes
+	Refusals        uint64 // by the peer's gRPC limit
+
+	SnapshotsSent      uint64
+	SnapshotChunksSent uint64
+	SnapshotBytesSent  uint64
+
+	MessagesReceived       uint64
+	FramesReceived         uint64
+	BytesReceived          uint64
+	SnapshotChunksReceived uint64
+}
