@@ -1,0 +1,235 @@
+package bench
+
+import "time"
+
+// Schema is the version of run.json that this build writes and reads.
+const Schema = 1
+
+// Run is run.json: what an experiment was, where it ran, and every trial's
+// figures. docs/runs.md documents it. Durations are in seconds and latencies in
+// nanoseconds where their names say so.
+type Run struct {
+	Schema     int            `json:"schema"`
+	ID         string         `json:"id"`
+	Experiment ExperimentInfo `json:"experiment"`
+	Command    []string       `json:"command"`
+	Seed       uint64         `json:"seed"`
+	Started    time.Time      `json:"started"`
+	Ended      time.Time      `json:"ended"`
+	// Complete is false until the last trial has been recorded.
+	Complete        bool        `json:"complete"`
+	TrialsPlanned   int         `json:"trials_planned"`
+	TrialsCompleted int         `json:"trials_completed"`
+	Environment     Environment `json:"environment"`
+	Warnings        []string    `json:"warnings"`
+	Variants        []Variant   `json:"variants"`
+	Skipped         []Skipped   `json:"skipped"`
+	Trials          []Trial     `json:"trials"`
+}
+
+// ExperimentInfo is the question a run answers and how it was asked.
+type ExperimentInfo struct {
+	Name     string `json:"name"`
+	Question string `json:"question"`
+	// Source is the experiment's YAML after --set and --vary.
+	Source string `json:"source"`
+	// Axes are the knobs that vary, in the order of the experiment.
+	Axes []string `json:"axes"`
+	// AnswerBy are the axes for each of whose values an answer of its own is
+	// stated, such as link-delay.
+	AnswerBy []string `json:"answer_by"`
+	// Metric decides: ops/s, or a latency percentile such as p99-latency-ns.
+	Metric   string  `json:"metric"`
+	Blocks   int     `json:"blocks"`
+	WarmupS  float64 `json:"warmup_s"`
+	MeasureS float64 `json:"measure_s"`
+}
+
+// Environment is where a run ran. What cannot be had reads "unavailable".
+type Environment struct {
+	Commit     string `json:"commit"`
+	Dirty      string `json:"dirty"` // true, false or unknown
+	ServerBin  string `json:"server_bin"`
+	ServerInfo string `json:"server_info"`
+	Go         string `json:"go"`
+	OS         string `json:"os"`
+	Arch       string `json:"arch"`
+	CPU        string `json:"cpu"`
+	Cores      int    `json:"cores"`
+	GOMAXPROCS int    `json:"gomaxprocs"`
+	MemoryB    uint64 `json:"memory_bytes"`
+	Kernel     string `json:"kernel"`
+	Governor   string `json:"governor"`
+	Race       bool   `json:"race"`
+	Load1      string `json:"load1"` // before the first trial
+}
+
+// Roles of a variant.
+const (
+	RoleMeasured = "measured"
+	// RoleCeiling marks a wire or relay variant that others are compared with.
+	RoleCeiling = "ceiling"
+	// RoleAA marks the baseline measured a second time, to show the noise.
+	RoleAA = "aa"
+)
+
+// Variant is one point of the matrix.
+type Variant struct {
+	ID   string `json:"id"`   // v01, v02, ...
+	Name string `json:"name"` // topology=processes/op=put/clients=16
+	Role string `json:"role"`
+	// Baseline marks the one that verdicts compare with.
+	Baseline bool `json:"baseline"`
+	// Params are the axes' values; Config the full effective settings by knob.
+	Params map[string]string `json:"params"`
+	Config map[string]string `json:"config"`
+	// Ceiling is the ID of the wire variant with the same load, if any.
+	Ceiling string `json:"ceiling,omitempty"`
+}
+
+// Skipped is a cell of the matrix that cannot exist, and why.
+type Skipped struct {
+	Params map[string]string `json:"params"`
+	Reason string            `json:"reason"`
+}
+
+// Kinds of trials.
+const (
+	TrialMeasured = "measured"
+	// TrialProfile is the extra block that pprof profiles are taken in; its
+	// figures are left out of every result.
+	TrialProfile = "profile"
+)
+
+// Trial is one measured window of one variant.
+type Trial struct {
+	Variant string    `json:"variant"`
+	Block   int       `json:"block"` // from 1; 0 in the profile block
+	Kind    string    `json:"kind"`
+	Started time.Time `json:"started"`
+	// Viable is false when the variant could not do the work at all, such as
+	// chunking none with a value above the limit; Problem says why.
+	Viable bool `json:"viable"`
+	// Valid is false when the figures should not be trusted; Problem says why.
+	Valid   bool   `json:"valid"`
+	Problem string `json:"problem,omitempty"`
+	Warning string `json:"warning,omitempty"`
+
+	WindowS    float64 `json:"window_s"`
+	Operations uint64  `json:"operations"` // acknowledged in the window
+	Errors     uint64  `json:"errors"`
+	// ErrorsByCode counts by gRPC code name.
+	ErrorsByCode map[string]uint64 `json:"errors_by_code,omitempty"`
+	OpsPerS      float64           `json:"ops_per_s"`
+	BytesPerS    float64           `json:"bytes_per_s"` // of values, acknowledged
+	// Response is end - intended start; Service is end - actual start; Delay is
+	// how late operations were sent. By kind of operation, and "all".
+	Response map[string]Latency `json:"response"`
+	Service  map[string]Latency `json:"service"`
+	Delay    Latency            `json:"delay"`
+
+	// Series has one point an interval.
+	Series []Point `json:"series,omitempty"`
+
+	// Verified keys were read back: each one's mod revision was at least the
+	// highest acknowledged. Violations list those that were not.
+	VerifiedKeys int      `json:"verified_keys"`
+	Violations   []string `json:"violations,omitempty"`
+
+	// Processes are the nodes ("node1"...), "generator" and "wire".
+	Processes map[string]Process `json:"processes,omitempty"`
+	// Counters are totals over all nodes in the window: frames, fragments, ...
+	Counters map[string]uint64 `json:"counters,omitempty"`
+
+	Hlog     string   `json:"hlog,omitempty"`     // file name in the run folder
+	Profiles []string `json:"profiles,omitempty"` // file names in the run folder
+}
+
+// Latency summarises a histogram, in nanoseconds.
+type Latency struct {
+	Count   uint64  `json:"count"`
+	Clamped uint64  `json:"clamped"` // values beyond the histogram's range
+	MeanNs  float64 `json:"mean_ns"`
+	MinNs   int64   `json:"min_ns"`
+	P50Ns   int64   `json:"p50_ns"`
+	P90Ns   int64   `json:"p90_ns"`
+	P99Ns   int64   `json:"p99_ns"`
+	P999Ns  int64   `json:"p999_ns"`
+	MaxNs   int64   `json:"max_ns"`
+}
+
+// Point is one interval of a trial's time series.
+type Point struct {
+	OffsetS    float64 `json:"offset_s"` // from the start of the window
+	Operations uint64  `json:"operations"`
+	Errors     uint64  `json:"errors"`
+	P50Ns      int64   `json:"p50_ns"`
+	P99Ns      int64   `json:"p99_ns"`
+	MaxNs      int64   `json:"max_ns"`
+}
+
+// Process is what a process used in the window.
+type Process struct {
+	CPUS        float64 `json:"cpu_s"`
+	RSSBytes    uint64  `json:"rss_bytes"` // at the end
+	HeapBytes   uint64  `json:"heap_bytes"`
+	AllocBytes  uint64  `json:"alloc_bytes"`
+	AllocCount  uint64  `json:"alloc_count"`
+	GCCycles    uint64  `json:"gc_cycles"`
+	Goroutines  uint64  `json:"goroutines"`
+	Unavailable bool    `json:"unavailable,omitempty"`
+}
+
+// Summary is what a run says, computed from its valid measured trials.
+type Summary struct {
+	Variants []VariantSummary `json:"variants"`
+	Answers  []Answer         `json:"answers"`
+}
+
+// VariantSummary has the figures of one variant over its blocks.
+type VariantSummary struct {
+	Variant Variant `json:"variant"`
+	Trials  int     `json:"trials"`
+	Viable  bool    `json:"viable"`
+	Problem string  `json:"problem,omitempty"`
+	// Each is the median over blocks with an interval.
+	OpsPerS   Estimate `json:"ops_per_s"`
+	BytesPerS Estimate `json:"bytes_per_s"`
+	P50Ns     Estimate `json:"p50_ns"`
+	P90Ns     Estimate `json:"p90_ns"`
+	P99Ns     Estimate `json:"p99_ns"`
+	P999Ns    Estimate `json:"p999_ns"`
+	MaxNs     Estimate `json:"max_ns"`
+	// Samples is the number of operations behind the percentiles, all blocks.
+	Samples uint64 `json:"samples"`
+	Errors  uint64 `json:"errors"`
+	// CeilingFraction is throughput over that of the ceiling, by block; zero
+	// Center when there is none.
+	CeilingFraction Estimate `json:"ceiling_fraction"`
+	CeilingOpsPerS  float64  `json:"ceiling_ops_per_s"`
+	// Ratio to the baseline and its verdict: better, worse, same, inconclusive;
+	// empty for the baseline itself and where there is none to compare with.
+	Ratio   Estimate `json:"ratio"`
+	Verdict string   `json:"verdict"`
+}
+
+// Estimate is a figure with an interval; Lo and Hi are 0 when there are too
+// few blocks for one.
+type Estimate struct {
+	Center     float64 `json:"center"`
+	Lo         float64 `json:"lo"`
+	Hi         float64 `json:"hi"`
+	Confidence float64 `json:"confidence"`
+	N          int     `json:"n"`
+}
+
+// Answer answers the experiment's question for one cell of AnswerBy.
+type Answer struct {
+	// Where holds the values of AnswerBy; empty when the question has one answer.
+	Where map[string]string `json:"where"`
+	// Best are the IDs of the variants not distinguishable from the best.
+	Best []string `json:"best"`
+	// Sentence says it in words, with the confidence.
+	Sentence   string  `json:"sentence"`
+	Confidence float64 `json:"confidence"`
+}
