@@ -1,0 +1,197 @@
+// Command raftkv is one node of a raftlab cluster, and its command line.
+//
+//	raftkv serve --id 1 --addr 127.0.0.1:21001
+//	raftkv cluster init --endpoints 127.0.0.1:21001
+//	raftkv put greeting hello
+//
+// Exit codes: 0 done; 1 refused or failed; 2 usage; 3 compare-and-swap
+// mismatch; 4 no such key; 5 outcome unknown.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes, which others script against.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitMismatch = 3
+	exitNoKey    = 4
+	exitUnknown  = 5
+)
+
+// exitError ends the program with a code. Without an err nothing is printed:
+// the command has said all there is to say.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// usageErrorf is an exitError for what the user typed.
+func usageErrorf(format string, args ...any) error {
+	return &exitError{code: exitUsage, err: fmt.Errorf(format, args...)}
+}
+
+// globalOptions are the flags that every command has.
+type globalOptions struct {
+	output    string        // text or json
+	timeout   time.Duration // of a client command; of the graceful stop of serve
+	endpoints []string      // any nodes of the cluster
+	logLevel  string
+	logFormat string
+}
+
+func (o *globalOptions) json() bool { return o.output == "json" }
+
+// check refuses values that the flag types let through.
+func (o *globalOptions) check() error {
+	switch {
+	case o.output != "text" && o.output != "json":
+		return usageErrorf("output %q is not one of text, json", o.output)
+	case o.timeout <= 0:
+		return usageErrorf("timeout %s must be greater than 0", o.timeout)
+	case o.logFormat != "text" && o.logFormat != "json":
+		return usageErrorf("log-format %q is not one of text, json", o.logFormat)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return usageErrorf("log-level %q is not one of debug, info, warn, error", o.logLevel)
+	}
+	return nil
+}
+
+// logger writes to w as the log flags say.
+func (o *globalOptions) logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	// check has parsed it before; the zero level is info.
+	_ = level.UnmarshalText([]byte(o.logLevel))
+	ho := &slog.HandlerOptions{Level: level}
+	if o.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, ho))
+	}
+	return slog.New(slog.NewTextHandler(w, ho))
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program but for the process around it. It ends early when
+// ctx does.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return runWithInput(ctx, args, os.Stdin, stdout, stderr)
+}
+
+func runWithInput(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	// What a command returns is an exitError (see settle); anything else comes
+	// from cobra itself and is about how the command was typed.
+	code, exit := exitUsage, (*exitError)(nil)
+	if errors.As(err, &exit) {
+		code = exit.code
+		if exit.err == nil {
+			return code
+		}
+	}
+	fmt.Fprintln(stderr, "raftkv:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	return code
+}
+
+func newRoot() *cobra.Command {
+	opts := &globalOptions{}
+	root := &cobra.Command{
+		Use:           "raftkv",
+		Short:         "A replicated key-value store: one node, and its command line",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return opts.check()
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	flags := root.PersistentFlags()
+	flags.StringVarP(&opts.output, "output", "o", "text", "`FORMAT` of the answer: text or json")
+	flags.DurationVar(&opts.timeout, "timeout", 10*time.Second, "how long the whole command may take; for serve, how long a graceful stop may")
+	flags.StringSliceVar(&opts.endpoints, "endpoints", defaultEndpoints(), "client addresses of any nodes, comma-separated (default from RAFTKV_ENDPOINTS)")
+	flags.StringVar(&opts.logLevel, "log-level", "info", "debug, info, warn or error")
+	flags.StringVar(&opts.logFormat, "log-format", "text", "text or json; logs go to stderr")
+
+	root.AddCommand(serveCommand(opts), versionCommand(opts))
+	root.AddCommand(clientCommands(opts)...)
+	settle(root)
+	return root
+}
+
+// settle gives every command the same manners: an error of a command that is
+// no exitError ends with exitFailed, and a group without a subcommand, or with
+// an unknown one, is a usage error.
+func settle(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		settle(sub)
+	}
+	if runE := cmd.RunE; runE != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			err := runE(cmd, args)
+			var exit *exitError
+			if err == nil || errors.As(err, &exit) {
+				return err
+			}
+			return &exitError{code: exitFailed, err: err}
+		}
+		return
+	}
+	if cmd.Run != nil || !cmd.HasSubCommands() {
+		return
+	}
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usageErrorf("unknown command %q for %q", args[0], cmd.CommandPath())
+		}
+		cmd.SetOut(cmd.ErrOrStderr())
+		if err := cmd.Help(); err != nil {
+			return err
+		}
+		return &exitError{code: exitUsage}
+	}
+}
+
+func defaultEndpoints() []string {
+	if env := os.Getenv("RAFTKV_ENDPOINTS"); env != "" {
+		return strings.Split(env, ",")
+	}
+	return []string{"127.0.0.1:21001"}
+}
