@@ -24,7 +24,11 @@ type Knob struct {
 
 // Knobs returns the settings of a config, in the order of its fields. Set on
 // a Knob changes the config.
-func Knobs(c *Config) []Knob {
+func Knobs(c *Config) []Knob { return KnobsOf(c) }
+
+// KnobsOf walks any struct with knob tags, such as the bench's own settings; c
+// is a pointer to it.
+func KnobsOf(c any) []Knob {
 	v := reflect.ValueOf(c).Elem()
 	t := v.Type()
 	knobs := make([]Knob, 0, t.NumField())
@@ -86,6 +90,12 @@ func (k Knob) Set(value string) error {
 			return fail("is not a whole number")
 		}
 		*p = n
+	case *float64:
+		f, err := strconv.ParseFloat(value, 64)
+		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+			return fail("is not a number")
+		}
+		*p = f
 	case *uint64:
 		n, err := strconv.ParseUint(value, 10, 64)
 		if err != nil {
@@ -131,7 +141,9 @@ func (k Knob) Type() string {
 
 func (k Knob) zero() bool { return k.field.IsZero() }
 
-func (k Knob) negative() bool { return k.field.CanInt() && k.field.Int() < 0 }
+func (k Knob) negative() bool {
+	return k.field.CanInt() && k.field.Int() < 0 || k.field.CanFloat() && k.field.Float() < 0
+}
 
 // Size is a number of bytes.
 type Size int64
