@@ -209,22 +209,25 @@ func (x *HelloResponse) GetReceiveLimitBytes() uint64 {
 // what chunk-size and max-message count.
 type Frame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Counts the frames of one lane.
-	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Counts the frames of one lane. Fixed width, as all that is in every frame,
+	// so that a frame's overhead is a constant and the largest entry that fits
+	// is known before it has an index.
+	Sequence uint64 `protobuf:"fixed64,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// A raftpb.Message without its entries.
 	Header []byte `protobuf:"bytes,2,opt,name=header,proto3" json:"header,omitempty"`
 	// Encoded raftpb.Entry values.
 	Entries [][]byte `protobuf:"bytes,3,rep,name=entries,proto3" json:"entries,omitempty"`
-	// Set when this frame carries a piece of one entry; entries is then empty.
+	// Set when this frame carries a piece of one entry; entries is then empty,
+	// and only the first piece has a header.
 	Fragment *Fragment `protobuf:"bytes,4,opt,name=fragment,proto3" json:"fragment,omitempty"`
 	// The last sequence seen from the other side, and for how long it was held
 	// there: the network's share of a round trip without synchronised clocks.
 	EchoSequence uint64 `protobuf:"varint,5,opt,name=echo_sequence,json=echoSequence,proto3" json:"echo_sequence,omitempty"`
 	HoldNanos    uint64 `protobuf:"varint,6,opt,name=hold_nanos,json=holdNanos,proto3" json:"hold_nanos,omitempty"`
-	Epoch        uint64 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch        uint64 `protobuf:"fixed64,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Sender and receiver, so that a unary Send can be checked by itself.
-	From          uint64 `protobuf:"varint,8,opt,name=from,proto3" json:"from,omitempty"`
-	To            uint64 `protobuf:"varint,9,opt,name=to,proto3" json:"to,omitempty"`
+	From          uint64 `protobuf:"fixed64,8,opt,name=from,proto3" json:"from,omitempty"`
+	To            uint64 `protobuf:"fixed64,9,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -326,10 +329,10 @@ func (x *Frame) GetTo() uint64 {
 type Fragment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Identifies the fragmented message within the sender's epoch.
-	Message uint64 `protobuf:"varint,1,opt,name=message,proto3" json:"message,omitempty"`
-	Offset  uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Message uint64 `protobuf:"fixed64,1,opt,name=message,proto3" json:"message,omitempty"`
+	Offset  uint64 `protobuf:"fixed64,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Size of the whole encoded entry.
-	Total uint64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	Total uint64 `protobuf:"fixed64,3,opt,name=total,proto3" json:"total,omitempty"`
 	Data  []byte `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
 	// CRC-32C of data.
 	Crc32C        uint32 `protobuf:"fixed32,5,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
@@ -495,7 +498,7 @@ type SnapshotFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// On the first frame only.
 	Offer  *SnapshotOffer `protobuf:"bytes,1,opt,name=offer,proto3" json:"offer,omitempty"`
-	Offset uint64         `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Offset uint64         `protobuf:"fixed64,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	Data   []byte         `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	// CRC-32C of data.
 	Crc32C uint32 `protobuf:"fixed32,4,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
@@ -748,20 +751,20 @@ const file_raftlab_transport_v1_transport_proto_rawDesc = "" +
 	"\vincarnation\x18\x04 \x01(\x06R\vincarnation\x12.\n" +
 	"\x13receive_limit_bytes\x18\x05 \x01(\x04R\x11receiveLimitBytes\"\x8f\x02\n" +
 	"\x05Frame\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x16\n" +
+	"\bsequence\x18\x01 \x01(\x06R\bsequence\x12\x16\n" +
 	"\x06header\x18\x02 \x01(\fR\x06header\x12\x18\n" +
 	"\aentries\x18\x03 \x03(\fR\aentries\x12:\n" +
 	"\bfragment\x18\x04 \x01(\v2\x1e.raftlab.transport.v1.FragmentR\bfragment\x12#\n" +
 	"\recho_sequence\x18\x05 \x01(\x04R\fechoSequence\x12\x1d\n" +
 	"\n" +
 	"hold_nanos\x18\x06 \x01(\x04R\tholdNanos\x12\x14\n" +
-	"\x05epoch\x18\a \x01(\x04R\x05epoch\x12\x12\n" +
-	"\x04from\x18\b \x01(\x04R\x04from\x12\x0e\n" +
-	"\x02to\x18\t \x01(\x04R\x02to\"~\n" +
+	"\x05epoch\x18\a \x01(\x06R\x05epoch\x12\x12\n" +
+	"\x04from\x18\b \x01(\x06R\x04from\x12\x0e\n" +
+	"\x02to\x18\t \x01(\x06R\x02to\"~\n" +
 	"\bFragment\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\x04R\amessage\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x04R\x05total\x12\x12\n" +
+	"\amessage\x18\x01 \x01(\x06R\amessage\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x06R\x06offset\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x06R\x05total\x12\x12\n" +
 	"\x04data\x18\x04 \x01(\fR\x04data\x12\x16\n" +
 	"\x06crc32c\x18\x05 \x01(\aR\x06crc32c\"\n" +
 	"\n" +
@@ -772,7 +775,7 @@ const file_raftlab_transport_v1_transport_proto_rawDesc = "" +
 	"hold_nanos\x18\x02 \x01(\x04R\tholdNanos\"\xa2\x01\n" +
 	"\rSnapshotFrame\x129\n" +
 	"\x05offer\x18\x01 \x01(\v2#.raftlab.transport.v1.SnapshotOfferR\x05offer\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
+	"\x06offset\x18\x02 \x01(\x06R\x06offset\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
 	"\x06crc32c\x18\x04 \x01(\aR\x06crc32c\x12\x12\n" +
 	"\x04last\x18\x05 \x01(\bR\x04last\"\xd3\x01\n" +
