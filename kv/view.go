@@ -1,0 +1,68 @@
+package kv
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"sync"
+
+	"github.com/tidwall/btree"
+
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+// View is a store at one applied index. It does not change, and any number of
+// goroutines may use it. Holding it costs the memory of what was overwritten
+// since.
+type View struct {
+	copying    sync.Mutex // a copy marks the tree that it copies
+	tree       *btree.BTreeG[record]
+	state      State
+	membership *kvv1.Membership
+}
+
+func (v *View) copyTree() *btree.BTreeG[record] {
+	v.copying.Lock()
+	defer v.copying.Unlock()
+	return v.tree.Copy()
+}
+
+// State returns the state that the view shows.
+func (v *View) State() State { return v.state }
+
+// Membership returns the view's membership: never nil, and read-only.
+func (v *View) Membership() *kvv1.Membership { return v.membership }
+
+// Len returns the number of keys.
+func (v *View) Len() int { return v.tree.Len() }
+
+// Scan visits the keys from start (inclusive) to end (exclusive; nil is no
+// bound) in order, until visit returns false.
+func (v *View) Scan(start, end []byte, visit func(Item) bool) {
+	v.tree.Ascend(start, func(r record) bool {
+		if end != nil && !recordLess(r, end) {
+			return false
+		}
+		return visit(r.item())
+	})
+}
+
+// Hash returns a SHA-256 over the revision and every item with its revisions.
+// Nodes that applied the same entries have the same hash, whatever snapshots
+// they came by.
+func (v *View) Hash() [sha256.Size]byte {
+	h := sha256.New()
+	// Lengths before the bytes: no two states have the same input.
+	var head [5 * 8]byte
+	binary.LittleEndian.PutUint64(head[:], v.state.Revision)
+	h.Write(head[:8])
+	v.tree.Scan(func(r record) bool {
+		binary.LittleEndian.PutUint64(head[:], uint64(len(r)))
+		binary.LittleEndian.PutUint64(head[8:], uint64(len(r.value())))
+		copy(head[16:], r.meta())
+		h.Write(head[:])
+		h.Write(r)
+		h.Write(r.value())
+		return true
+	})
+	return [sha256.Size]byte(h.Sum(nil))
+}
