@@ -96,9 +96,8 @@ func (o *globalOptions) logger(w io.Writer) *slog.Logger {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	context.AfterFunc(ctx, stop) // a second signal kills
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run is the whole program but for the process around it. It ends early when
@@ -142,6 +141,9 @@ func newRoot() *cobra.Command {
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return &exitError{code: exitUsage, err: err}
+	})
 	flags := root.PersistentFlags()
 	flags.StringVarP(&opts.output, "output", "o", "text", "`FORMAT` of the answer: text or json")
 	flags.DurationVar(&opts.timeout, "timeout", 10*time.Second, "how long the whole command may take; for serve, how long a graceful stop may")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,7 +58,7 @@ type Config struct {
 	AdmissionOps   int  `knob:"admission-ops" usage:"operations under way at most; above it RESOURCE_EXHAUSTED"`
 	AdmissionBytes Size `knob:"admission-bytes" usage:"bytes of operations under way at most; above it RESOURCE_EXHAUSTED"`
 
-	GRPCWindow    Size `knob:"grpc-window" usage:"HTTP/2 window of streams and connections" source:"grpc.StaticStreamWindowSize, grpc.StaticConnWindowSize"`
+	GRPCWindow    Size `knob:"grpc-window" usage:"HTTP/2 window of streams and connections (0: as gRPC estimates it)" source:"grpc.StaticStreamWindowSize, grpc.StaticConnWindowSize"`
 	StreamWorkers int  `knob:"stream-workers" usage:"goroutines that serve client streams (0: one for each)" source:"grpc.NumStreamWorkers"`
 	GOGC          int  `knob:"gogc" usage:"garbage collector's target percentage" source:"debug.SetGCPercent"`
 
@@ -66,8 +67,16 @@ type Config struct {
 	ScanPinTime time.Duration `knob:"scan-pin-time" usage:"how long a page token stays valid"`
 }
 
-// Smallest max-message that leaves room for every control message.
-const minMaxMessage = 512
+const (
+	// Smallest max-message that leaves room for every control message.
+	minMaxMessage = 512
+	// Raft keeps the two ids above for itself.
+	maxNodeID = math.MaxUint64 - 2
+	// gRPC silently ignores windows below this.
+	minGRPCWindow = 64 << 10
+	// More workers than this are a slip of the finger.
+	maxStreamWorkers = 1 << 16
+)
 
 // DefaultConfig returns the defaults, whose values docs/architecture.md and
 // `raftkv serve --help` show.
@@ -130,6 +139,17 @@ func (c Config) Effective() Config {
 	return c
 }
 
+// Values returns every setting by its knob's name, formatted so that Set reads
+// it back.
+func (c Config) Values() map[string]string {
+	knobs := Knobs(&c)
+	values := make(map[string]string, len(knobs))
+	for _, k := range knobs {
+		values[k.Name] = k.String()
+	}
+	return values
+}
+
 // FieldError refuses a knob's value: it names the field, the value and the limit.
 type FieldError struct {
 	Field, Value, Problem string
@@ -147,8 +167,8 @@ func (c Config) Validate() error {
 	switch {
 	case c.ID == 0:
 		return fail("id", c.ID, "must be at least 1")
-	case c.ID >= math.MaxUint64-1:
-		return fail("id", c.ID, "is reserved by raft; the largest is %d", uint64(math.MaxUint64-2))
+	case c.ID > maxNodeID:
+		return fail("id", c.ID, "is reserved by raft; the largest is %d", uint64(maxNodeID))
 	}
 	for _, a := range []struct{ field, addr string }{
 		{"addr", c.Addr}, {"peer-addr", c.PeerAddr}, {"advertise", c.Advertise},
@@ -189,6 +209,12 @@ func (c Config) Validate() error {
 		return fail("inflight-bytes", c.InflightBytes, "is less than append-size %s", c.AppendSize)
 	case c.Tick < time.Millisecond:
 		return fail("tick", c.Tick, "is below the minimum 1ms")
+	case c.GRPCWindow != 0 && c.GRPCWindow < minGRPCWindow:
+		return fail("grpc-window", c.GRPCWindow, "is below the minimum %s", Size(minGRPCWindow))
+	case c.GRPCWindow > math.MaxInt32:
+		return fail("grpc-window", c.GRPCWindow, "exceeds the maximum %s", Size(math.MaxInt32))
+	case c.StreamWorkers > maxStreamWorkers:
+		return fail("stream-workers", c.StreamWorkers, "exceeds the maximum %d", maxStreamWorkers)
 	}
 	return nil
 }
@@ -196,7 +222,7 @@ func (c Config) Validate() error {
 // checkValues checks every knob for what its type and tags allow.
 func (c *Config) checkValues() error {
 	for _, k := range Knobs(c) {
-		if len(k.Values) > 0 && !contains(k.Values, k.String()) {
+		if len(k.Values) > 0 && !slices.Contains(k.Values, k.String()) {
 			return &FieldError{Field: k.Name, Value: k.String(), Problem: "is not one of " + strings.Join(k.Values, ", ")}
 		}
 		if k.negative() {
@@ -215,15 +241,6 @@ var positive = map[string]bool{
 	"inflight-messages": true, "log-entries": true, "log-size": true, "admission-ops": true,
 	"admission-bytes": true, "gogc": true, "scan-page": true, "scan-pins": true,
 	"scan-pin-time": true, "peer-queue": true, "apply-size": true, "uncommitted": true,
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }
 
 func checkAddress(field, addr string) error {

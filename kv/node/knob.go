@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,7 +104,7 @@ func (k Knob) Set(value string) error {
 		}
 		*p = n
 	case *string:
-		if len(k.Values) > 0 && !contains(k.Values, value) {
+		if len(k.Values) > 0 && !slices.Contains(k.Values, value) {
 			return fail("is not one of " + strings.Join(k.Values, ", "))
 		}
 		*p = value

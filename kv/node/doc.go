@@ -1,0 +1,27 @@
+// Package node puts one raftlab node together: listeners, gRPC servers, the
+// services behind them, health, the debug port, and the order in which it all
+// starts and stops.
+//
+// Read it in this order. Config (config.go) is every setting, and Knobs
+// (knob.go) the one walk over them that flags, experiments and reports share.
+// New and Start (node.go) bind the ports and wire the parts: a kv.Store, a
+// replica.Replica that replicates it, and a transport that carries its
+// messages. Stop (stop.go) takes them down so that no acknowledgement fails.
+//
+//	client port (server.go)   KV       kv.go: one operation an RPC
+//	                                   stream.go: many operations a message
+//	                                   scan.go: pages of a pinned snapshot
+//	                          Cluster  cluster.go: membership; status.go
+//	                          health, reflection
+//	peer port                 RaftTransport, of package transport; peers.go
+//	                          stands between it and the replica
+//	debug port (debug.go)     pprof, and Lab: usage.go
+//
+// A Put walks: kv.go validates it (validate.go), proposes it with a pooled call
+// (call.go) as its waiter, and sleeps until the replica has applied it or
+// refused it. What went wrong becomes a gRPC status in one place, errors.go,
+// which also says whether the write may have been applied.
+//
+// Every goroutine of a node carries the pprof label node=ID, so that one CPU
+// profile of a process with several nodes can be split.
+package node

@@ -1,0 +1,82 @@
+package node
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	// Registers gzip, so that a client may compress: what it inflates to counts
+	// against max-request like any other message.
+	_ "google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+)
+
+// Limits of both ports. They are stated, never left to the library's defaults.
+const (
+	maxStreams        = 1024 // RPCs under way on one connection
+	maxHeaderBytes    = 16 << 10
+	connectionTimeout = 5 * time.Second // TCP accept to HTTP/2 settings
+	minPingInterval   = 5 * time.Second // a peer that pings more often is sent away
+)
+
+// serverOptions are what both ports share; receive is the port's own limit on
+// one message, in bytes.
+func serverOptions(cfg Config, receive Size) []grpc.ServerOption {
+	options := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(int(receive)),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.ConnectionTimeout(connectionTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime: minPingInterval, PermitWithoutStream: true,
+		}),
+		grpc.WaitForHandlers(true),
+	}
+	if window := int32(cfg.GRPCWindow); window > 0 { //nolint:gosec // Validate bounds it
+		// Static windows stop the pings by which gRPC estimates bandwidth.
+		options = append(options, grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window))
+	}
+	return options
+}
+
+// newClientServer makes the server of the client port. Health watches end with
+// life, since they would hold up a graceful stop for ever.
+func newClientServer(life context.Context, cfg Config) *grpc.Server {
+	return grpc.NewServer(append(serverOptions(cfg, cfg.MaxRequest),
+		grpc.NumStreamWorkers(uint32(cfg.StreamWorkers)), //nolint:gosec // Validate bounds it
+		grpc.StreamInterceptor(endWatches(life)),
+	)...)
+}
+
+// newPeerServer makes the server of the peer port, whose receive limit is what
+// chunking is about.
+func newPeerServer(cfg Config) *grpc.Server {
+	return grpc.NewServer(serverOptions(cfg, cfg.MaxMessage)...)
+}
+
+func endWatches(life context.Context) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		if info.FullMethod != grpc_health_v1.Health_Watch_FullMethodName {
+			return handler(srv, ss)
+		}
+		ctx, cancel := context.WithCancel(ss.Context())
+		defer cancel()
+		defer context.AfterFunc(life, cancel)()
+		return handler(srv, streamWithContext{ServerStream: ss, ctx: ctx})
+	}
+}
+
+type streamWithContext struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s streamWithContext) Context() context.Context { return s.ctx }
+
+// listen binds a TCP port.
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	return lc.Listen(ctx, "tcp", addr)
+}
