@@ -1,79 +1,252 @@
 package replica
 
 import (
-	"errors"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"raftlab/kv"
+	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
-// Errors that a caller can act on. A write that fails with one for which
-// Applied(err) is false was not applied and never will be.
-var (
-	// ErrNotLeader: the proposal never entered a log. Ask the leader.
-	ErrNotLeader = errors.New("not the leader")
-	// ErrOverloaded: admission caps are reached; nothing was proposed.
-	ErrOverloaded = errors.New("overloaded")
-	// ErrTooLarge: the entry is larger than what can be replicated now.
-	ErrTooLarge = errors.New("entry too large")
-	// ErrStopped: the node is stopping; nothing was proposed.
-	ErrStopped = errors.New("node is stopping")
-	// ErrUnknownOutcome: leadership was lost, or the node stopped, after the
-	// command was proposed. It may still be applied.
-	ErrUnknownOutcome = errors.New("outcome unknown")
-	// ErrRefused: a membership change is not possible as things are.
-	ErrRefused = errors.New("refused")
-	// ErrNoLeader: a read found no leader before its deadline.
-	ErrNoLeader = errors.New("no leader")
-)
+// Replica runs a Core: one goroutine owns it, another applies to the store.
+// All methods may be called from any goroutine.
+type Replica struct {
+	cfg   Config
+	core  *Core // of the raft goroutine
+	log   Log
+	store *kv.Store
+	inbox *inbox
+	tasks *taskQueue
 
-// TooLargeError says how large and what the limit is. It is ErrTooLarge.
-type TooLargeError struct {
-	Size, Limit uint64
+	leader     atomic.Uint64
+	membership atomic.Pointer[kvv1.Membership]
+	maxEntry   atomic.Uint64 // largest encoded raft entry that peers can be sent
+	ops        atomic.Int64  // admitted and under way
+	bytes      atomic.Int64
+
+	mu       sync.Mutex
+	view     *kv.View // that a MsgSnap may refer to
+	incoming *kv.View // taken in, not yet installed
+
+	started  atomic.Bool
+	stopping atomic.Bool
+	failed   atomic.Bool
+	quit     chan struct{} // closed to end the raft goroutine
+	done     chan struct{} // closed when both goroutines have ended
+	stopOnce sync.Once
+	failOnce sync.Once
+	err      error // why it ended by itself; read after done
 }
 
-func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("entry of %d bytes exceeds the limit of %d bytes", e.Size, e.Limit)
+// New returns a replica over a log and a store that agree. Start begins its work.
+func New(cfg Config, log Log, store *kv.Store) (*Replica, error) {
+	core, err := NewCore(cfg, log, store.State(), store.Membership(), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	r := &Replica{
+		cfg: cfg, core: core, log: log, store: store,
+		inbox: newInbox(), tasks: newTaskQueue(),
+		quit: make(chan struct{}), done: make(chan struct{}),
+	}
+	r.maxEntry.Store(unlimited)
+	r.membership.Store(store.Membership())
+	return r, nil
 }
 
-// Is makes a TooLargeError an ErrTooLarge.
-func (e *TooLargeError) Is(target error) bool { return target == ErrTooLarge }
+// Leader is the id of the node that leads as far as this one knows, 0 for none.
+func (r *Replica) Leader() uint64 { return r.leader.Load() }
 
-// Log is the raft log and hard state, as the replica uses it. The raft.Storage
-// part is called on the raft goroutine only.
-type Log interface {
-	raft.Storage
-	// Append makes entries and hard state durable, in that order of call. An
-	// empty hard state changes nothing. An error is fatal to the node.
-	Append(entries []*raftpb.Entry, hs *raftpb.HardState) error
-	// Restore drops the log in favour of a snapshot of the given metadata.
-	Restore(meta *raftpb.SnapshotMetadata) error
-	// Compact drops entries up to and including index.
-	Compact(index uint64) error
-	// Bytes is the size of the entries held.
-	Bytes() uint64
+// Membership is the newest one this node knows. It is shared: don't change it.
+func (r *Replica) Membership() *kvv1.Membership { return r.membership.Load() }
+
+// SetMaxEntryBytes tells the largest encoded raft entry that every peer can be
+// sent; larger commands are refused from now on.
+func (r *Replica) SetMaxEntryBytes(n uint64) { r.maxEntry.Store(n) }
+
+// Propose hands commands to the leader's log, in order. Either all are taken in,
+// and each one's Waiter hears once what became of it, or none is and an error
+// says why: ErrOverloaded, ErrStopped, or a *TooLargeError.
+func (r *Replica) Propose(ps []Proposal) error {
+	if r.stopping.Load() {
+		return ErrStopped
+	}
+	limit, total := r.maxEntry.Load(), int64(0)
+	for i := range ps {
+		p := &ps[i]
+		p.size = kv.CommandSize(&p.Command)
+		if n := uint64(p.size + kv.HeaderSize + entryOverhead); n > limit {
+			return &TooLargeError{Size: n, Limit: limit}
+		}
+		total += int64(p.size)
+	}
+	if err := r.admit(int64(len(ps)), total); err != nil {
+		return err
+	}
+	if !r.inbox.put(func(b *batch) { b.proposals = append(b.proposals, ps...) }) {
+		r.release(int64(len(ps)), total)
+		return ErrStopped
+	}
+	return nil
 }
 
-// Waiter hears what became of the commands it proposed. Done is called exactly
-// once for each, with its tag, on a goroutine of the replica: it must not block.
-type Waiter interface {
-	Done(tag int, result kv.Result, err error)
+// Read asks for a linearizable read barrier: the waiter hears once when the
+// store shows every write acknowledged before now. It works on every node.
+func (r *Replica) Read(w ReadWaiter) error {
+	if r.stopping.Load() {
+		return ErrStopped
+	}
+	if err := r.admit(1, 0); err != nil {
+		return err
+	}
+	if !r.inbox.put(func(b *batch) { b.reads = append(b.reads, w) }) {
+		r.release(1, 0)
+		return ErrStopped
+	}
+	return nil
 }
 
-// Proposal is a command on its way into the log. The command's bytes must stay
-// unchanged until Done.
-type Proposal struct {
-	Command kv.Command
-	Waiter  Waiter
-	Tag     int
+// admit counts operations in, or refuses them. One request may exceed the byte
+// cap when nothing else is under way.
+func (r *Replica) admit(ops, bytes int64) error {
+	nowOps, nowBytes := r.ops.Add(ops), r.bytes.Add(bytes)
+	if (nowOps > r.cfg.AdmissionOps && nowOps > ops) || (nowBytes > r.cfg.AdmissionBytes && nowBytes > bytes) {
+		r.release(ops, bytes)
+		return fmt.Errorf("%w: %d operations of %d bytes under way, admission-ops %d, admission-bytes %d",
+			ErrOverloaded, nowOps-ops, nowBytes-bytes, r.cfg.AdmissionOps, r.cfg.AdmissionBytes)
+	}
+	return nil
 }
 
-// ReadWaiter hears that reads may go on. Ready is called exactly once, on a
-// goroutine of the replica: it must not block. With a nil error the store, read
-// at any time from now, shows every write acknowledged before the read began.
-type ReadWaiter interface {
-	Ready(err error)
+func (r *Replica) release(ops, bytes int64) {
+	r.ops.Add(-ops)
+	r.bytes.Add(-bytes)
+}
+
+// Step hands in a message from a peer.
+func (r *Replica) Step(m *raftpb.Message) {
+	r.inbox.put(func(b *batch) { b.messages = append(b.messages, m) })
+}
+
+// ReportUnreachable tells that messages to a peer are being lost.
+func (r *Replica) ReportUnreachable(id uint64) {
+	r.call(func(c *Core) { c.ReportUnreachable(id) })
+}
+
+// ReportSnapshot tells how sending a snapshot to a peer ended.
+func (r *Replica) ReportSnapshot(id uint64, ok bool) {
+	r.call(func(c *Core) { c.ReportSnapshot(id, ok) })
+}
+
+func (r *Replica) call(f func(*Core)) {
+	r.inbox.put(func(b *batch) { b.calls = append(b.calls, f) })
+}
+
+// ask runs f on the core and waits for its reply. When the context ends first,
+// abandon runs on the core with the cause; the reply it makes is returned.
+func ask[T any](ctx context.Context, r *Replica, f func(c *Core, reply func(T, error)), abandon func(c *Core, cause error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	var none T
+	ch := make(chan answer, 2)
+	reply := func(value T, err error) { ch <- answer{value, err} }
+	r.call(func(c *Core) { f(c, reply) })
+	select {
+	case a := <-ch:
+		return a.value, a.err
+	case <-r.done:
+		return none, ErrStopped
+	case <-ctx.Done():
+	}
+	if abandon == nil {
+		return none, ctx.Err()
+	}
+	r.call(func(c *Core) { abandon(c, ctx.Err()) })
+	select {
+	case a := <-ch:
+		return a.value, a.err
+	case <-r.done:
+		return none, ErrUnknownOutcome
+	}
+}
+
+// Init makes this node a cluster of one. On a node that is in a cluster it
+// changes nothing and returns that cluster's id.
+func (r *Replica) Init(ctx context.Context, self *kvv1.Member) (clusterID uint64, created bool, err error) {
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return 0, false, err
+	}
+	type result struct {
+		cluster uint64
+		created bool
+	}
+	res, err := ask(ctx, r, func(c *Core, reply func(result, error)) {
+		created, err := c.Init(protoMember(self), binary.LittleEndian.Uint64(id[:])|1)
+		r.membership.Store(c.membership)
+		reply(result{c.membership.GetClusterId(), created}, err)
+	}, nil)
+	return res.cluster, res.created, err
+}
+
+// AddLearner adds a node without a vote and returns once that is applied here.
+// A node that already is a member at that address is left as it is.
+func (r *Replica) AddLearner(ctx context.Context, m *kvv1.Member) (*kvv1.Membership, error) {
+	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *change { return c.AddLearner(m, done) })
+}
+
+// ChangeVoters sets the voters by joint consensus: it waits until those that
+// are learners now have caught up, and returns when the joint configuration is
+// left. Removed voters leave, or with retain become learners.
+func (r *Replica) ChangeVoters(ctx context.Context, voters []uint64, retain bool) (*kvv1.Membership, error) {
+	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *change {
+		return c.ChangeVoters(voters, retain, done)
+	})
+}
+
+// RemoveNode removes a voter or a learner for good.
+func (r *Replica) RemoveNode(ctx context.Context, id uint64) (*kvv1.Membership, error) {
+	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *change { return c.RemoveNode(id, done) })
+}
+
+func (r *Replica) change(ctx context.Context, begin func(*Core, func(*kvv1.Membership, error)) *change) (*kvv1.Membership, error) {
+	var ch *change
+	return ask(ctx, r, func(c *Core, reply func(*kvv1.Membership, error)) {
+		ch = begin(c, reply)
+	}, func(c *Core, cause error) {
+		c.Cancel(ch, cause)
+	})
+}
+
+// TransferLeadership hands leadership to a voter; it returns when that node
+// leads.
+func (r *Replica) TransferLeadership(ctx context.Context, to uint64) (leader, term uint64, err error) {
+	term, err = ask(ctx, r, func(c *Core, reply func(uint64, error)) {
+		c.Transfer(to, func(err error) { reply(c.term, err) })
+	}, nil)
+	return to, term, err
+}
+
+// Snapshot makes a snapshot of the store and compacts the log up to it, as far
+// as live followers do not need the entries.
+func (r *Replica) Snapshot(ctx context.Context) (kv.State, error) {
+	return ask(ctx, r, func(c *Core, reply func(kv.State, error)) {
+		c.TakeSnapshot(func(s kv.State) { reply(s, nil) })
+	}, nil)
+}
+
+// Status tells what the replica knows about itself.
+func (r *Replica) Status(ctx context.Context) (Status, error) {
+	s, err := ask(ctx, r, func(c *Core, reply func(Status, error)) { reply(c.Status(), nil) }, nil)
+	s.MaxEntryBytes = r.maxEntry.Load()
+	return s, err
 }

@@ -1,0 +1,88 @@
+package replica
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+// Config says how a replica behaves. Sizes are in bytes.
+type Config struct {
+	ID uint64
+	// Incarnation names this life of the node's memory; random, never 0.
+	Incarnation uint64
+
+	Tick           time.Duration
+	HeartbeatTicks int
+	ElectionTicks  int
+
+	AppendSize    uint64 // raft.Config.MaxSizePerMsg
+	InflightMsgs  int    // raft.Config.MaxInflightMsgs
+	InflightBytes uint64 // raft.Config.MaxInflightBytes
+	Uncommitted   uint64 // raft.Config.MaxUncommittedEntriesSize
+	ApplySize     uint64 // raft.Config.MaxCommittedSizePerReady
+
+	Batcher Batcher
+	Packer  Packer
+
+	// Applied entries kept in the log for followers that lag.
+	LogEntries uint64
+	LogSize    uint64
+
+	// Operations under way at most, reads included, and bytes of proposals.
+	AdmissionOps   int64
+	AdmissionBytes int64
+
+	// Send takes messages to peers; it must not block. Called on the raft
+	// goroutine.
+	Send func([]*raftpb.Message)
+	// MembershipChanged hears of each new membership, before raft sends to its
+	// nodes; it must not block. The membership is shared and never changed.
+	MembershipChanged func(*kvv1.Membership)
+	// LeaderChanged hears who leads, 0 for nobody; it must not block.
+	LeaderChanged func(id uint64)
+
+	Logger *slog.Logger
+}
+
+// raftConfig turns the settings into raft's, with the choices that are not
+// knobs (raft traps 2, 3 and 11).
+func (c *Config) raftConfig(storage raft.Storage) (*raft.Config, error) {
+	switch {
+	case c.Incarnation == 0:
+		return nil, fmt.Errorf("incarnation 0 is reserved")
+	case c.Batcher == nil:
+		return nil, fmt.Errorf("no batcher given")
+	case c.InflightBytes < c.AppendSize:
+		return nil, fmt.Errorf("inflight-bytes %d is less than append-size %d", c.InflightBytes, c.AppendSize)
+	case c.ElectionTicks <= c.HeartbeatTicks || c.HeartbeatTicks < 1:
+		return nil, fmt.Errorf("election-ticks %d must be greater than heartbeat-ticks %d, at least 1", c.ElectionTicks, c.HeartbeatTicks)
+	case c.ID == 0 || raft.IsLocalMsgTarget(c.ID):
+		return nil, fmt.Errorf("id %d is reserved", c.ID)
+	case c.InflightMsgs < 1:
+		return nil, fmt.Errorf("inflight-messages %d must be at least 1", c.InflightMsgs)
+	}
+	return &raft.Config{
+		ID:                        c.ID,
+		ElectionTick:              c.ElectionTicks,
+		HeartbeatTick:             c.HeartbeatTicks,
+		Storage:                   storage,
+		AsyncStorageWrites:        true,
+		MaxSizePerMsg:             c.AppendSize,
+		MaxCommittedSizePerReady:  c.ApplySize,
+		MaxUncommittedEntriesSize: c.Uncommitted,
+		MaxInflightMsgs:           c.InflightMsgs,
+		MaxInflightBytes:          c.InflightBytes,
+		CheckQuorum:               true,
+		PreVote:                   true,
+		ReadOnlyOption:            raft.ReadOnlySafe,
+		DisableProposalForwarding: true,
+		StepDownOnRemoval:         true,
+		Logger:                    &raftLogger{c.Logger},
+	}, nil
+}

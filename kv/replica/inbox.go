@@ -1,0 +1,123 @@
+package replica
+
+import (
+	"sync"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// inbox is how other goroutines reach the one that owns the core. What piles up
+// while that one is busy is its next batch.
+type inbox struct {
+	mu     sync.Mutex
+	fresh  batch
+	spare  batch
+	closed bool
+	wake   chan struct{}
+}
+
+// batch is what came in since the last one was taken.
+type batch struct {
+	messages  []*raftpb.Message
+	proposals []Proposal
+	reads     []ReadWaiter
+	applied   []*ApplyTask
+	calls     []func(*Core)
+}
+
+func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
+
+// put adds to the next batch; false when the inbox is closed.
+func (in *inbox) put(add func(*batch)) bool {
+	in.mu.Lock()
+	if in.closed {
+		in.mu.Unlock()
+		return false
+	}
+	add(&in.fresh)
+	in.mu.Unlock()
+	select {
+	case in.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// close refuses what comes from now on.
+func (in *inbox) close() {
+	in.mu.Lock()
+	in.closed = true
+	in.mu.Unlock()
+}
+
+// take returns what came in. The batch is valid until the next take.
+func (in *inbox) take() *batch {
+	in.spare.reset()
+	in.mu.Lock()
+	in.fresh, in.spare = in.spare, in.fresh
+	in.mu.Unlock()
+	return &in.spare
+}
+
+// reset empties a batch for reuse, without holding on to what it held.
+func (b *batch) reset() {
+	clear(b.messages)
+	clear(b.proposals)
+	clear(b.reads)
+	clear(b.applied)
+	clear(b.calls)
+	b.messages, b.proposals, b.reads = b.messages[:0], b.proposals[:0], b.reads[:0]
+	b.applied, b.calls = b.applied[:0], b.calls[:0]
+}
+
+// taskQueue hands tasks to the apply goroutine, in order.
+type taskQueue struct {
+	mu     sync.Mutex
+	tasks  []*ApplyTask
+	spare  []*ApplyTask
+	closed bool
+	wake   chan struct{}
+}
+
+func newTaskQueue() *taskQueue { return &taskQueue{wake: make(chan struct{}, 1)} }
+
+func (q *taskQueue) put(tasks ...*ApplyTask) {
+	q.mu.Lock()
+	q.tasks = append(q.tasks, tasks...)
+	q.mu.Unlock()
+	q.signal()
+}
+
+func (q *taskQueue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.signal()
+}
+
+func (q *taskQueue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take waits for tasks; false when the queue is closed and empty. The slice is
+// valid until the next take.
+func (q *taskQueue) take() ([]*ApplyTask, bool) {
+	for {
+		q.mu.Lock()
+		if len(q.tasks) > 0 {
+			clear(q.spare)
+			q.tasks, q.spare = q.spare[:0], q.tasks
+			q.mu.Unlock()
+			return q.spare, true
+		}
+		closed := q.closed
+		q.mu.Unlock()
+		if closed {
+			return nil, false
+		}
+		<-q.wake
+	}
+}

@@ -1,0 +1,351 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"raftlab/kv"
+)
+
+// Start begins the work. Goroutines inherit the caller's pprof labels.
+func (r *Replica) Start() {
+	r.started.Store(true)
+	var running sync.WaitGroup
+	running.Add(2)
+	go func() { defer running.Done(); r.run() }()
+	go func() { defer running.Done(); r.applyTasks() }()
+	go func() { running.Wait(); close(r.done) }()
+}
+
+// Done is closed when the replica has ended.
+func (r *Replica) Done() <-chan struct{} { return r.done }
+
+// Err tells why the replica ended by itself, once Done is closed; nil after Stop.
+func (r *Replica) Err() error {
+	select {
+	case <-r.done:
+		return r.err
+	default:
+		return nil
+	}
+}
+
+// Stop ends the replica. A leader first hands over to the voter that has most of
+// the log, for as long as the context allows; what is not done by then fails.
+func (r *Replica) Stop(ctx context.Context) error {
+	if !r.started.Load() {
+		return nil
+	}
+	r.handOver(ctx)
+	r.stopping.Store(true)
+	r.end()
+	<-r.done
+	return r.err
+}
+
+func (r *Replica) end() { r.stopOnce.Do(func() { close(r.quit) }) }
+
+// fail ends the replica because of an error that it can't survive.
+func (r *Replica) fail(err error) {
+	r.failOnce.Do(func() {
+		r.failed.Store(true)
+		r.err = err
+		r.stopping.Store(true)
+		r.cfg.Logger.Error("replica failed", "error", err)
+		r.end()
+	})
+}
+
+// handOver gives leadership away, if this node has it and somebody can take it.
+func (r *Replica) handOver(ctx context.Context) {
+	status, err := r.Status(ctx)
+	if err != nil || status.Role != RoleLeader {
+		return
+	}
+	var best Progress
+	for _, p := range status.Progress {
+		if p.ID != r.cfg.ID && !p.Learner && p.RecentActive && p.Match >= best.Match {
+			best = p
+		}
+	}
+	if best.ID == 0 {
+		return
+	}
+	// Raft gives up on a transfer after an election timeout.
+	limit := r.cfg.Tick * time.Duration(r.cfg.ElectionTicks)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if _, _, err := r.TransferLeadership(ctx, best.ID); err != nil {
+		r.cfg.Logger.Warn("leadership not handed over", "to", best.ID, "error", err)
+	}
+}
+
+// run owns the core.
+func (r *Replica) run() {
+	defer r.tasks.close()
+	ticker := time.NewTicker(r.cfg.Tick)
+	defer ticker.Stop()
+	var eff Effects
+	loop := &appendLoop{replica: r}
+	for {
+		tick := false
+		select {
+		case <-r.quit:
+			r.drain(&eff)
+			return
+		case <-r.inbox.wake:
+		case <-ticker.C:
+			tick = true
+		}
+		r.deliver(r.inbox.take(), loop)
+		if tick {
+			r.core.Tick()
+		}
+		for r.core.Advance(time.Now(), &eff) {
+			if err := r.perform(&eff, loop); err != nil {
+				r.fail(err)
+				break
+			}
+		}
+		r.publish()
+	}
+}
+
+// deliver hands a batch of events to the core.
+func (r *Replica) deliver(b *batch, loop *appendLoop) {
+	for _, m := range b.messages {
+		r.core.Step(m)
+	}
+	for _, t := range b.applied {
+		if t.Restore != nil {
+			loop.restored()
+			continue
+		}
+		r.core.Applied(t)
+	}
+	if len(b.proposals) > 0 {
+		r.core.Propose(b.proposals)
+	}
+	for _, w := range b.reads {
+		r.core.Read(w)
+	}
+	for _, f := range b.calls {
+		f(r.core)
+	}
+}
+
+// perform does what the core wants done.
+func (r *Replica) perform(eff *Effects, loop *appendLoop) error {
+	if eff.Membership != nil {
+		r.changed()
+	}
+	for _, t := range eff.Applies {
+		if t.Restore == nil {
+			continue
+		}
+		view, err := r.takeIncoming(t.Restore)
+		if err != nil {
+			return err
+		}
+		t.incoming = view
+		r.core.Restore(view.Membership())
+		r.changed()
+	}
+	r.publish() // a MsgSnap among the messages refers to the core's view
+	r.send(eff.Messages)
+	if len(eff.Applies) > 0 {
+		r.tasks.put(eff.Applies...)
+	}
+	r.answer(eff)
+	if err := loop.append(eff.Appends); err != nil {
+		return err
+	}
+	if eff.Leader != nil {
+		r.leader.Store(*eff.Leader)
+		if r.cfg.LeaderChanged != nil {
+			r.cfg.LeaderChanged(*eff.Leader)
+		}
+	}
+	return nil
+}
+
+func (r *Replica) changed() {
+	m := r.core.membership
+	r.membership.Store(m)
+	if r.cfg.MembershipChanged != nil {
+		r.cfg.MembershipChanged(m)
+	}
+}
+
+// send hands messages to the transport, which keeps the slice's elements only.
+func (r *Replica) send(ms []*raftpb.Message) {
+	if len(ms) > 0 {
+		r.cfg.Send(ms)
+	}
+}
+
+// publish makes the core's view reachable for OpenSnapshot.
+func (r *Replica) publish() {
+	if r.view == r.core.snap.view { // only this goroutine writes it
+		return
+	}
+	r.mu.Lock()
+	r.view = r.core.snap.view
+	r.mu.Unlock()
+}
+
+// answer completes commands that failed and reads.
+func (r *Replica) answer(eff *Effects) {
+	for _, a := range eff.Answers {
+		r.release(int64(len(a.refs)), int64(a.bytes))
+		for _, ref := range a.refs {
+			ref.waiter.Done(ref.tag, kv.Result{}, a.err)
+		}
+	}
+	for _, a := range eff.Reads {
+		r.release(int64(len(a.Waiters)), 0)
+		for _, w := range a.Waiters {
+			w.Ready(a.Err)
+		}
+	}
+}
+
+// drain fails what is left when the replica ends.
+func (r *Replica) drain(eff *Effects) {
+	r.stopping.Store(true)
+	r.inbox.close()
+	b, c := r.inbox.take(), r.core
+	c.Propose(b.proposals)
+	for _, w := range b.reads {
+		c.Read(w)
+	}
+	eff.reset()
+	c.stop(eff)
+	r.answer(eff)
+}
+
+// appendLoop makes appends durable, in order. While a snapshot is being
+// installed by the apply goroutine later appends wait behind it.
+type appendLoop struct {
+	replica *Replica
+	waiting []*raftpb.Message
+	blocked bool
+}
+
+func (l *appendLoop) append(ms []*raftpb.Message) error {
+	l.waiting = append(l.waiting, ms...)
+	return l.proceed()
+}
+
+func (l *appendLoop) proceed() error {
+	r := l.replica
+	for len(l.waiting) > 0 && !l.blocked {
+		m := l.waiting[0]
+		if snap := m.GetSnapshot(); !raft.IsEmptySnap(snap) {
+			if err := r.log.Restore(snap.GetMetadata()); err != nil {
+				return fmt.Errorf("restoring the log: %w", err)
+			}
+			l.blocked = true
+		}
+		var hs *raftpb.HardState
+		if m.Term != nil {
+			hs = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
+		}
+		if err := r.log.Append(m.GetEntries(), hs); err != nil {
+			return fmt.Errorf("appending to the log: %w", err)
+		}
+		if l.blocked {
+			return nil
+		}
+		l.waiting = slices.Delete(l.waiting, 0, 1)
+		r.send(r.core.Appended(m))
+	}
+	return nil
+}
+
+// restored ends the wait for a snapshot.
+func (l *appendLoop) restored() {
+	m := l.waiting[0]
+	l.waiting = slices.Delete(l.waiting, 0, 1)
+	l.blocked = false
+	l.replica.send(l.replica.core.Appended(m))
+	if err := l.proceed(); err != nil {
+		l.replica.fail(err)
+	}
+}
+
+// applyTasks applies to the store and completes the waiters.
+func (r *Replica) applyTasks() {
+	var results []kv.Result
+	for {
+		tasks, ok := r.tasks.take()
+		if !ok {
+			return
+		}
+		for _, t := range tasks {
+			if r.failed.Load() {
+				r.abandon(t)
+				continue
+			}
+			var err error
+			if results, err = r.applyTask(t, results); err != nil {
+				r.fail(err)
+				r.abandon(t)
+			}
+		}
+	}
+}
+
+// abandon fails the waiters of a task that will not be done.
+func (r *Replica) abandon(t *ApplyTask) {
+	for _, f := range t.waiters {
+		if f == nil {
+			continue
+		}
+		r.release(int64(len(f.refs)), int64(f.bytes))
+		for _, ref := range f.refs {
+			ref.waiter.Done(ref.tag, kv.Result{}, ErrUnknownOutcome)
+		}
+	}
+}
+
+func (r *Replica) applyTask(t *ApplyTask, results []kv.Result) ([]kv.Result, error) {
+	switch {
+	case t.View:
+		view := r.store.View()
+		r.call(func(c *Core) { c.Viewed(view) })
+		return results, nil
+	case t.Restore != nil:
+		r.store.Restore(t.incoming)
+		t.incoming = nil
+	}
+	for i, e := range t.Entries {
+		if m := t.Memberships[e.GetIndex()]; m != nil {
+			r.store.SetMembership(e.GetIndex(), e.GetTerm(), m)
+			continue
+		}
+		var err error
+		results, err = r.store.Apply(e.GetIndex(), e.GetTerm(), e.GetData(), results[:0])
+		if err != nil {
+			return results, fmt.Errorf("entry %d cannot be applied: %w", e.GetIndex(), err)
+		}
+		if t.waiters == nil || t.waiters[i] == nil {
+			continue
+		}
+		f := t.waiters[i]
+		t.waiters[i] = nil
+		r.release(int64(len(f.refs)), int64(f.bytes))
+		for j, ref := range f.refs {
+			ref.waiter.Done(ref.tag, results[j], nil)
+		}
+		f.free()
+	}
+	r.inbox.put(func(b *batch) { b.applied = append(b.applied, t) })
+	return results, nil
+}

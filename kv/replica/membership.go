@@ -1,0 +1,431 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+// changes are the membership change and the leadership transfer under way; raft
+// takes one of each at a time.
+type changes struct {
+	current  *change
+	transfer *transfer
+}
+
+// change is one membership change on its way: first learners catch up, then it
+// is proposed, then applied, at last the joint configuration is left.
+type change struct {
+	request   *raftpb.ConfChangeV2
+	nodes     []*kvv1.Member // that it adds
+	clusterID uint64
+	catchUp   []uint64                    // learners that must have the log first
+	reached   func(*kvv1.Membership) bool // the membership asked for
+	done      func(*kvv1.Membership, error)
+
+	sequence uint64 // of its entry; 0 before it is proposed
+	applied  bool
+}
+
+type transfer struct {
+	to   uint64
+	done func(error)
+}
+
+// Init makes this node, whose log must be empty, a cluster of one.
+func (c *Core) Init(self *kvv1.Member, clusterID uint64) (created bool, err error) {
+	if c.membership.GetClusterId() != 0 {
+		return false, nil
+	}
+	if last, err := c.log.LastIndex(); err != nil || last != 0 {
+		return false, fmt.Errorf("%w: the log is not empty: this node is joining a cluster", ErrRefused)
+	}
+	context, err := proto.Marshal(&kvv1.MembershipChange{ClusterId: clusterID, Nodes: []*kvv1.Member{self}})
+	if err != nil {
+		return false, err
+	}
+	if err := c.rn.Bootstrap([]raft.Peer{{ID: c.cfg.ID, Context: context}}); err != nil {
+		return false, err
+	}
+	// Known at once, so that asking twice is harmless; the entry repeats it.
+	c.membership = &kvv1.Membership{ClusterId: clusterID, Voters: []uint64{c.cfg.ID}, Nodes: []*kvv1.Member{self}}
+	// Raft does not campaign before the entry is applied.
+	c.campaign = true
+	return true, nil
+}
+
+// AddLearner adds a node that has no vote.
+func (c *Core) AddLearner(node *kvv1.Member, done func(*kvv1.Membership, error)) *change {
+	if c.role != raft.StateLeader {
+		done(nil, ErrNotLeader)
+		return nil
+	}
+	m := c.membership
+	refuse := refuser(done)
+	for _, n := range m.GetNodes() {
+		switch {
+		case n.GetId() == node.GetId() && n.GetIncarnation() != node.GetIncarnation():
+			return refuse("node %d is a member with another memory (incarnation %x, not %x): remove node %d, add it again under a new id",
+				n.GetId(), n.GetIncarnation(), node.GetIncarnation(), n.GetId())
+		case n.GetId() == node.GetId() && n.GetAddress() != node.GetAddress():
+			return refuse("node %d is a member at %s, not %s", n.GetId(), n.GetAddress(), node.GetAddress())
+		case n.GetId() == node.GetId():
+			done(m, nil)
+			return nil
+		case n.GetAddress() == node.GetAddress() || n.GetPeerAddress() == node.GetPeerAddress():
+			return refuse("address %s belongs to node %d", node.GetAddress(), n.GetId())
+		}
+	}
+	if slices.Contains(m.GetRemovedIds(), node.GetId()) {
+		return refuse("node %d was removed: an id is not used twice, add it again under a new id", node.GetId())
+	}
+	return c.begin(&change{
+		request: &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{
+			changeOf(raftpb.ConfChangeAddLearnerNode, node.GetId()),
+		}},
+		nodes:   []*kvv1.Member{protoMember(node)},
+		reached: func(m *kvv1.Membership) bool { return slices.Contains(m.GetLearners(), node.GetId()) },
+		done:    done,
+	})
+}
+
+// refuser returns what ends a change before it begins, with a reason.
+func refuser(done func(*kvv1.Membership, error)) func(format string, args ...any) *change {
+	return func(format string, args ...any) *change {
+		done(nil, fmt.Errorf("%w: "+format, append([]any{ErrRefused}, args...)...))
+		return nil
+	}
+}
+
+func changeOf(t raftpb.ConfChangeType, id uint64) *raftpb.ConfChangeSingle {
+	return &raftpb.ConfChangeSingle{Type: t.Enum(), NodeId: new(id)}
+}
+
+// ChangeVoters makes these nodes, which must be members, the voters. Removed
+// voters leave, or with retain become learners.
+func (c *Core) ChangeVoters(voters []uint64, retain bool, done func(*kvv1.Membership, error)) *change {
+	if c.role != raft.StateLeader {
+		done(nil, ErrNotLeader)
+		return nil
+	}
+	m := c.membership
+	refuse := refuser(done)
+	voters = slices.Clone(voters)
+	slices.Sort(voters)
+	voters = slices.Compact(voters)
+	if len(voters) == 0 {
+		return refuse("a cluster needs at least one voter")
+	}
+	ch := &change{
+		request: &raftpb.ConfChangeV2{},
+		done:    done,
+		reached: func(m *kvv1.Membership) bool { return slices.Equal(sorted(m.GetVoters()), voters) },
+	}
+	for _, id := range voters {
+		if memberOf(m, id) == nil {
+			return refuse("node %d is not a member: add it as a learner first", id)
+		}
+		if !slices.Contains(m.GetVoters(), id) {
+			ch.request.Changes = append(ch.request.Changes, changeOf(raftpb.ConfChangeAddNode, id))
+			ch.catchUp = append(ch.catchUp, id)
+		}
+	}
+	for _, id := range m.GetVoters() {
+		if slices.Contains(voters, id) {
+			continue
+		}
+		kind := raftpb.ConfChangeRemoveNode
+		if retain {
+			kind = raftpb.ConfChangeAddLearnerNode
+		}
+		ch.request.Changes = append(ch.request.Changes, changeOf(kind, id))
+	}
+	if len(ch.request.Changes) == 0 && len(m.GetVotersOutgoing()) == 0 {
+		done(m, nil)
+		return nil
+	}
+	// By joint consensus even where a simple change would do: the way is then
+	// the same for every change, and the configuration is left by itself.
+	ch.request.Transition = raftpb.ConfChangeTransitionJointImplicit.Enum()
+	return c.begin(ch)
+}
+
+// RemoveNode removes a voter or a learner.
+func (c *Core) RemoveNode(id uint64, done func(*kvv1.Membership, error)) *change {
+	m := c.membership
+	switch {
+	case c.role != raft.StateLeader:
+		done(nil, ErrNotLeader)
+		return nil
+	case memberOf(m, id) == nil && slices.Contains(m.GetRemovedIds(), id):
+		done(m, nil)
+		return nil
+	case memberOf(m, id) == nil:
+		done(nil, fmt.Errorf("%w: node %d is not a member", ErrRefused, id))
+		return nil
+	case len(m.GetVoters()) == 1 && m.GetVoters()[0] == id:
+		done(nil, fmt.Errorf("%w: node %d is the last voter", ErrRefused, id))
+		return nil
+	}
+	return c.begin(&change{
+		request: &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{changeOf(raftpb.ConfChangeRemoveNode, id)}},
+		reached: func(m *kvv1.Membership) bool { return memberOf(m, id) == nil },
+		done:    done,
+	})
+}
+
+// begin starts a change, unless another one is under way.
+func (c *Core) begin(ch *change) *change {
+	if c.changes.current != nil || len(c.membership.GetVotersOutgoing()) > 0 {
+		ch.done(nil, fmt.Errorf("%w: another membership change is under way", ErrRefused))
+		return nil
+	}
+	ch.clusterID = c.membership.GetClusterId()
+	c.changes.current = ch
+	c.changes.tryPropose(c)
+	if c.changes.current != ch {
+		return nil
+	}
+	return ch
+}
+
+// Cancel gives up on a change whose caller no longer waits. One that was
+// proposed may still finish.
+func (c *Core) Cancel(ch *change, cause error) {
+	if c.changes.current != ch {
+		return
+	}
+	if ch.sequence != 0 {
+		c.changes.finish(c, nil, fmt.Errorf("%w: the membership change may still finish: %w", ErrUnknownOutcome, cause))
+		return
+	}
+	c.changes.finish(c, nil, fmt.Errorf("not proposed: %s: %w", c.behind(ch.catchUp), cause))
+}
+
+// behind says which learners have not caught up, in words.
+func (c *Core) behind(ids []uint64) string {
+	last, _ := c.log.LastIndex()
+	text := "raft held it back"
+	c.visitProgress(func(p Progress) {
+		if slices.Contains(ids, p.ID) && !caughtUp(p, last) {
+			text = fmt.Sprintf("node %d has not caught up: it has index %d of %d", p.ID, p.Match, last)
+		}
+	})
+	return text
+}
+
+// A learner that replicates and lacks no more than this many entries can vote
+// without holding the cluster up.
+const catchUpSlack = 256
+
+func caughtUp(p Progress, last uint64) bool {
+	return p.State == progressReplicate && p.RecentActive && p.Match+catchUpSlack >= last
+}
+
+func (cs *changes) finish(c *Core, m *kvv1.Membership, err error) {
+	ch := cs.current
+	cs.current = nil
+	ch.done(m, err)
+}
+
+// tryPropose proposes the current change once its learners have caught up.
+func (cs *changes) tryPropose(c *Core) {
+	ch := cs.current
+	if ch == nil || ch.sequence != 0 {
+		return
+	}
+	last, err := c.log.LastIndex()
+	if err != nil {
+		return
+	}
+	behind := len(ch.catchUp)
+	c.visitProgress(func(p Progress) {
+		if slices.Contains(ch.catchUp, p.ID) && caughtUp(p, last) {
+			behind--
+		}
+	})
+	if behind > 0 {
+		return
+	}
+	c.sequence++
+	header := &kvv1.EntryHeader{
+		Format: 1, Node: c.cfg.ID, Incarnation: c.cfg.Incarnation,
+		Sequence: c.sequence, ClockUnixNanos: uint64(c.now.UnixNano()), //nolint:gosec // read back as signed
+	}
+	context, err := proto.Marshal(&kvv1.MembershipChange{Header: header, ClusterId: ch.clusterID, Nodes: ch.nodes})
+	if err != nil {
+		cs.finish(c, nil, err)
+		return
+	}
+	ch.request.Context = context
+	_, data, err := raftpb.MarshalConfChange(ch.request)
+	if err != nil {
+		cs.finish(c, nil, err)
+		return
+	}
+	m := &raftpb.Message{
+		Type: raftpb.MsgProp.Enum(), From: new(c.cfg.ID),
+		Entries: []*raftpb.Entry{{Type: raftpb.EntryConfChangeV2.Enum(), Data: data}},
+	}
+	switch err := c.rn.Step(m); {
+	case errors.Is(err, raft.ErrProposalDropped):
+		return // a transfer or too much uncommitted: the next tick tries again
+	case err != nil:
+		cs.finish(c, nil, err)
+	case m.GetEntries()[0].GetType() != raftpb.EntryConfChangeV2:
+		// Raft put an empty entry in its place (trap 10).
+		cs.finish(c, nil, fmt.Errorf("%w: another membership change is not applied yet", ErrRefused))
+	default:
+		ch.sequence = c.sequence
+		c.count.MembershipChanges++
+	}
+}
+
+// applyConfChange applies a committed configuration change to raft, before its
+// MsgStorageApplyResp is stepped (trap 9), and derives the membership.
+func (c *Core) applyConfChange(e *raftpb.Entry, t *ApplyTask, eff *Effects) {
+	var cc raftpb.ConfChangeI
+	if e.GetType() == raftpb.EntryConfChange {
+		v1 := new(raftpb.ConfChange)
+		mustUnmarshal(e, e.GetData(), v1)
+		cc = v1
+	} else {
+		v2 := new(raftpb.ConfChangeV2)
+		mustUnmarshal(e, e.GetData(), v2)
+		cc = v2
+	}
+	context := new(kvv1.MembershipChange)
+	mustUnmarshal(e, cc.AsV2().GetContext(), context)
+
+	c.membership = nextMembership(c.membership, c.rn.ApplyConfChange(cc), context)
+	c.confIndex = e.GetIndex()
+	if t.Memberships == nil {
+		t.Memberships = make(map[uint64]*kvv1.Membership)
+	}
+	t.Memberships[e.GetIndex()] = c.membership
+	eff.Membership = c.membership
+
+	ch := c.changes.current
+	if ch == nil {
+		return
+	}
+	if h := context.GetHeader(); h.GetNode() == c.cfg.ID && h.GetIncarnation() == c.cfg.Incarnation && h.GetSequence() == ch.sequence {
+		ch.applied = true
+	}
+	if m := c.membership; ch.applied && len(m.GetVotersOutgoing()) == 0 && ch.reached(m) {
+		c.changes.current = nil
+		t.done = append(t.done, func() { ch.done(m, nil) })
+	}
+}
+
+// mustUnmarshal decodes a part of a committed entry. One that can't be decoded
+// leaves no way to go on that all nodes would agree on.
+func mustUnmarshal(e *raftpb.Entry, data []byte, m proto.Message) {
+	if err := proto.Unmarshal(data, m); err != nil {
+		panic(fmt.Sprintf("entry %d of type %s cannot be decoded: %v", e.GetIndex(), e.GetType(), err))
+	}
+}
+
+// nextMembership combines raft's new configuration with what the change says
+// about nodes. It depends on its arguments only, so all nodes agree.
+func nextMembership(old *kvv1.Membership, cs *raftpb.ConfState, change *kvv1.MembershipChange) *kvv1.Membership {
+	m := &kvv1.Membership{
+		ClusterId: old.GetClusterId(),
+		Voters:    cs.GetVoters(), Learners: cs.GetLearners(),
+		VotersOutgoing: cs.GetVotersOutgoing(), LearnersNext: cs.GetLearnersNext(),
+		AutoLeave:  cs.GetAutoLeave(),
+		RemovedIds: old.GetRemovedIds(),
+	}
+	if m.GetClusterId() == 0 {
+		m.ClusterId = change.GetClusterId()
+	}
+	nodes := slices.Clone(old.GetNodes())
+	for _, n := range change.GetNodes() {
+		nodes = slices.DeleteFunc(nodes, func(o *kvv1.Member) bool { return o.GetId() == n.GetId() })
+		nodes = append(nodes, n)
+	}
+	slices.SortFunc(nodes, func(a, b *kvv1.Member) int {
+		if a.GetId() < b.GetId() {
+			return -1
+		}
+		return 1
+	})
+	for _, n := range nodes {
+		if hasRole(m, n.GetId()) {
+			m.Nodes = append(m.Nodes, n)
+		} else {
+			m.RemovedIds = append(slices.Clip(m.RemovedIds), n.GetId())
+		}
+	}
+	return m
+}
+
+func hasRole(m *kvv1.Membership, id uint64) bool {
+	return slices.Contains(m.GetVoters(), id) || slices.Contains(m.GetLearners(), id) ||
+		slices.Contains(m.GetVotersOutgoing(), id) || slices.Contains(m.GetLearnersNext(), id)
+}
+
+func memberOf(m *kvv1.Membership, id uint64) *kvv1.Member {
+	for _, n := range m.GetNodes() {
+		if n.GetId() == id {
+			return n
+		}
+	}
+	return nil
+}
+
+func sorted(ids []uint64) []uint64 {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	return ids
+}
+
+// Transfer hands leadership to a voter and calls done when that node leads.
+func (c *Core) Transfer(to uint64, done func(error)) {
+	switch {
+	case c.role != raft.StateLeader:
+		done(ErrNotLeader)
+	case !slices.Contains(c.membership.GetVoters(), to):
+		done(fmt.Errorf("%w: node %d is not a voter", ErrRefused, to))
+	case to == c.cfg.ID:
+		done(nil)
+	case c.changes.transfer != nil:
+		done(fmt.Errorf("%w: a transfer to node %d is under way", ErrRefused, c.changes.transfer.to))
+	default:
+		c.changes.transfer = &transfer{to: to, done: done}
+		c.rn.TransferLeader(to)
+	}
+}
+
+// leaderChanged settles what depends on who leads.
+func (cs *changes) leaderChanged(c *Core) {
+	if t := cs.transfer; t != nil && c.leader != raft.None && c.leader != c.cfg.ID {
+		cs.transfer = nil
+		if c.leader == t.to {
+			t.done(nil)
+		} else {
+			t.done(fmt.Errorf("%w: leadership went to node %d", ErrRefused, c.leader))
+		}
+	}
+	if cs.current != nil && c.role != raft.StateLeader {
+		err := ErrNotLeader
+		if cs.current.sequence != 0 {
+			err = fmt.Errorf("%w: leadership was lost: the membership change may still finish", ErrUnknownOutcome)
+		}
+		cs.finish(c, nil, err)
+	}
+}
+
+func (cs *changes) tick(c *Core) {
+	cs.tryPropose(c)
+	if t := cs.transfer; t != nil && c.role == raft.StateLeader && c.rn.BasicStatus().LeadTransferee == raft.None {
+		cs.transfer = nil
+		t.done(fmt.Errorf("%w: node %d did not take over within an election timeout", ErrRefused, t.to))
+	}
+}

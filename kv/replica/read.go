@@ -1,0 +1,135 @@
+package replica
+
+import (
+	"encoding/binary"
+
+	"go.etcd.io/raft/v3"
+)
+
+// reads gathers linearizable reads into ReadIndex rounds (Raft thesis, section
+// 6.4). One context is in flight at a time, since each broadcasts heartbeats
+// (trap 18); reads that come meanwhile share the next one.
+type reads struct {
+	incarnation uint64
+	retryTicks  int // a context without an answer is given up for a new one
+	giveUpTicks int // reads without a leader fail
+
+	sequence uint64
+	waiting  []waitingRead
+	inFlight []waitingRead
+	context  uint64 // sequence of the context in flight
+	term     uint64 // in which it was sent
+	age      int    // ticks since then
+
+	ready   []readyReads // confirmed, waiting to be applied, by rising index
+	applied uint64
+	ticks   int
+}
+
+type waitingRead struct {
+	waiter ReadWaiter
+	since  int // tick
+}
+
+type readyReads struct {
+	index uint64
+	reads []waitingRead
+}
+
+func (r *reads) init(cfg Config) {
+	r.incarnation = cfg.Incarnation
+	// A lost round must not cost a read much more than a heartbeat does.
+	r.retryTicks = max(2, cfg.ElectionTicks/4)
+	r.giveUpTicks = 3 * cfg.ElectionTicks
+}
+
+func (r *reads) add(w ReadWaiter) {
+	r.waiting = append(r.waiting, waitingRead{w, r.ticks})
+}
+
+func (r *reads) tick() {
+	r.ticks++
+	if len(r.inFlight) == 0 {
+		return
+	}
+	if r.age++; r.age >= r.retryTicks {
+		r.retry()
+	}
+}
+
+// retry puts the reads in flight back in the queue; they go out with a fresh
+// context, since an answer to the old one may still come (trap 12).
+func (r *reads) retry() {
+	r.waiting = append(r.inFlight, r.waiting...)
+	r.inFlight = nil
+	r.context = 0
+}
+
+// start begins a round when none is in flight.
+func (r *reads) start(c *Core) {
+	if len(r.waiting) == 0 || len(r.inFlight) > 0 || c.leader == raft.None {
+		return
+	}
+	r.sequence++
+	r.context, r.term, r.age = r.sequence, c.term, 0
+	r.inFlight, r.waiting = r.waiting, nil
+	ctx := make([]byte, 16)
+	binary.LittleEndian.PutUint64(ctx, r.context)
+	binary.LittleEndian.PutUint64(ctx[8:], r.incarnation)
+	c.rn.ReadIndex(ctx)
+	c.count.ReadRounds++
+}
+
+// confirmed takes raft's answer to a context. One from an earlier term is asked
+// again: leadership may have changed hands between question and answer.
+func (r *reads) confirmed(rs raft.ReadState, term uint64) {
+	if len(rs.RequestCtx) != 16 || len(r.inFlight) == 0 ||
+		binary.LittleEndian.Uint64(rs.RequestCtx) != r.context ||
+		binary.LittleEndian.Uint64(rs.RequestCtx[8:]) != r.incarnation {
+		return
+	}
+	if r.term != term {
+		r.retry()
+		return
+	}
+	r.ready = append(r.ready, readyReads{rs.Index, r.inFlight})
+	r.inFlight = nil
+	r.context = 0
+}
+
+// release answers reads whose index is applied, and fails those that found no
+// leader for too long.
+func (r *reads) release(eff *Effects) {
+	n := 0
+	for n < len(r.ready) && r.ready[n].index <= r.applied {
+		eff.Reads = append(eff.Reads, ReadAnswer{Waiters: waitersOf(r.ready[n].reads)})
+		n++
+	}
+	r.ready = r.ready[n:]
+	late := 0
+	for late < len(r.waiting) && r.ticks-r.waiting[late].since >= r.giveUpTicks {
+		late++
+	}
+	if late > 0 {
+		eff.Reads = append(eff.Reads, ReadAnswer{Waiters: waitersOf(r.waiting[:late]), Err: ErrNoLeader})
+		r.waiting = r.waiting[late:]
+	}
+}
+
+// drain gives up every read.
+func (r *reads) drain(err error, eff *Effects) {
+	r.retry()
+	for _, ready := range r.ready {
+		r.waiting = append(r.waiting, ready.reads...)
+	}
+	eff.Reads = append(eff.Reads, ReadAnswer{Waiters: waitersOf(r.waiting), Err: err})
+	r.waiting, r.ready = nil, nil
+}
+
+func waitersOf(reads []waitingRead) []ReadWaiter {
+	ws := make([]ReadWaiter, len(reads))
+	for i := range reads {
+		ws[i] = reads[i].waiter
+	}
+	return ws
+}
