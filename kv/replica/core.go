@@ -42,7 +42,8 @@ type Core struct {
 	reads   reads
 	changes changes
 
-	campaign bool // once the entry that Init proposed is applied
+	campaign   bool            // once the entry that Init proposed is applied
+	timeoutNow *raftpb.Message // waits until what is committed is applied
 
 	count Counters
 }
@@ -155,6 +156,12 @@ func (c *Core) Step(m *raftpb.Message) {
 			return
 		}
 	}
+	if m.GetType() == raftpb.MsgTimeoutNow && c.applied < c.rn.BasicStatus().GetCommit() {
+		// Raft does not campaign while a configuration change waits to be applied,
+		// and the leader that hands over would not ask a second time.
+		c.timeoutNow = m
+		return
+	}
 	if err := c.rn.Step(m); err != nil {
 		c.count.MessagesRefused++
 	}
@@ -233,6 +240,10 @@ func (c *Core) Applied(t *ApplyTask) {
 	}
 	for _, done := range t.done {
 		done()
+	}
+	if m := c.timeoutNow; m != nil && c.applied >= c.rn.BasicStatus().GetCommit() {
+		c.timeoutNow = nil
+		c.Step(m)
 	}
 	if c.campaign && c.applied > 0 {
 		c.campaign = false

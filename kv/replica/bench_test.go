@@ -1,0 +1,124 @@
+package replica
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"raftlab/kv"
+)
+
+// BenchmarkPut measures three replicas in one process that hand messages to
+// each other directly: raft, batching, packing and the store, without any RPC.
+func BenchmarkPut(b *testing.B) {
+	for _, batching := range []string{BatchNone, BatchGreedy} {
+		for _, packing := range []string{PackEntry, PackPacked} {
+			for _, clients := range []int{1, 64} {
+				for _, ops := range []int{1, 64} {
+					name := fmt.Sprintf("batching=%s/packing=%s/clients=%d/ops-per-message=%d", batching, packing, clients, ops)
+					b.Run(name, func(b *testing.B) { benchmarkPut(b, batching, packing, clients, ops) })
+				}
+			}
+		}
+	}
+}
+
+func benchmarkPut(b *testing.B, batching, packing string, clients, ops int) {
+	_, all := startReplicas(b, 3, func(c *Config) {
+		batcher, err := NewBatcher(batching, 4096, 8<<20)
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.Batcher, c.Packer = batcher, Packer{Packed: packing == PackPacked, Size: 1 << 20}
+		c.Tick = 100 * time.Millisecond
+		c.LogEntries, c.LogSize = 10000, 64<<20
+	})
+	form(b, all)
+	value := make([]byte, 256)
+	var latencies []time.Duration
+	var mu sync.Mutex
+	b.ReportAllocs()
+	b.ResetTimer()
+	var running sync.WaitGroup
+	for client := range clients {
+		running.Go(func() {
+			own := make([]time.Duration, 0, b.N/clients/ops+1)
+			w := make(once, ops)
+			ps := make([]Proposal, ops)
+			keys := make([]byte, 16*ops)
+			for i := client * ops; i < b.N; i += clients * ops {
+				for j := range ps {
+					key := keys[16*j : 16*j+16]
+					binary.BigEndian.PutUint64(key, uint64((i+j)%100000))
+					ps[j] = Proposal{Command: kv.Command{Kind: kv.KindPut, Key: key, Value: value}, Waiter: w, Tag: j}
+				}
+				start := time.Now()
+				if err := all[0].Propose(ps); err != nil {
+					b.Error(err)
+					return
+				}
+				for range ps {
+					if o := <-w; o.err != nil {
+						b.Error(o.err)
+						return
+					}
+				}
+				own = append(own, time.Since(start))
+			}
+			mu.Lock()
+			latencies = append(latencies, own...)
+			mu.Unlock()
+		})
+	}
+	running.Wait()
+	b.StopTimer()
+	reportLatencies(b, latencies)
+}
+
+// BenchmarkRead measures linearizable read barriers on the leader.
+func BenchmarkRead(b *testing.B) {
+	for _, clients := range []int{1, 64} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
+			_, all := startReplicas(b, 3, func(c *Config) { c.Tick = 100 * time.Millisecond })
+			form(b, all)
+			var latencies []time.Duration
+			var mu sync.Mutex
+			b.ReportAllocs()
+			b.ResetTimer()
+			var running sync.WaitGroup
+			for client := range clients {
+				running.Go(func() {
+					own := make([]time.Duration, 0, b.N/clients+1)
+					for i := client; i < b.N; i += clients {
+						start := time.Now()
+						if _, err := read(all[0], "key"); err != nil {
+							b.Error(err)
+							return
+						}
+						own = append(own, time.Since(start))
+					}
+					mu.Lock()
+					latencies = append(latencies, own...)
+					mu.Unlock()
+				})
+			}
+			running.Wait()
+			b.StopTimer()
+			reportLatencies(b, latencies)
+		})
+	}
+}
+
+func reportLatencies(b *testing.B, latencies []time.Duration) {
+	b.Helper()
+	if len(latencies) == 0 {
+		return
+	}
+	slices.Sort(latencies)
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
+	b.ReportMetric(float64(latencies[len(latencies)/2]), "p50-latency-ns")
+	b.ReportMetric(float64(latencies[len(latencies)*99/100]), "p99-latency-ns")
+}

@@ -1,0 +1,386 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/goleak"
+
+	"raftlab/kv"
+	"raftlab/kv/storage"
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// network carries messages between the replicas of one test by calling Step,
+// and snapshots by copying them.
+type network struct {
+	mu       sync.RWMutex
+	replicas map[uint64]*Replica
+	cut      map[uint64]bool
+	loss     float64
+	carrying sync.WaitGroup
+}
+
+func (n *network) send(from uint64, ms []*raftpb.Message) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for _, m := range ms {
+		to := n.replicas[m.GetTo()]
+		if to == nil || n.cut[from] || n.cut[m.GetTo()] || (n.loss > 0 && rand.Float64() < n.loss) {
+			if m.GetType() == raftpb.MsgSnap {
+				n.replicas[from].ReportSnapshot(m.GetTo(), false)
+			}
+			continue
+		}
+		if m.GetType() == raftpb.MsgSnap {
+			n.carrying.Go(func() { n.carry(n.replicas[from], to, m) })
+			continue
+		}
+		to.Step(m)
+	}
+}
+
+func (n *network) carry(from, to *Replica, m *raftpb.Message) {
+	err := func() error {
+		source, err := from.OpenSnapshot(m)
+		if err != nil {
+			return err
+		}
+		defer source.Close()
+		sink, err := to.AcceptSnapshot(m)
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(sink, source); err != nil {
+			return err
+		}
+		return sink.Commit()
+	}()
+	from.ReportSnapshot(m.GetTo(), err == nil)
+}
+
+// startReplicas starts count replicas; the first is a cluster of one, the
+// others are added by join.
+func startReplicas(tb testing.TB, count int, change func(*Config)) (*network, []*Replica) {
+	tb.Helper()
+	n := &network{replicas: make(map[uint64]*Replica), cut: make(map[uint64]bool)}
+	var all []*Replica
+	for i := range count {
+		all = append(all, n.start(tb, uint64(i+1), change))
+	}
+	return n, all
+}
+
+func (n *network) start(tb testing.TB, id uint64, change func(*Config)) *Replica {
+	tb.Helper()
+	cfg := testConfig(id)
+	cfg.Send = func(ms []*raftpb.Message) { n.send(id, ms) }
+	if change != nil {
+		change(&cfg)
+	}
+	r, err := New(cfg, storage.NewMemory(), kv.NewStore())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	n.mu.Lock()
+	n.replicas[id] = r
+	n.mu.Unlock()
+	r.Start()
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 0)
+		defer cancel()
+		if err := r.Stop(ctx); err != nil {
+			tb.Errorf("replica %d: %v", id, err)
+		}
+		n.carrying.Wait()
+	})
+	return r
+}
+
+func testMember(r *Replica) *kvv1.Member {
+	return &kvv1.Member{
+		Id: r.cfg.ID, Incarnation: r.cfg.Incarnation,
+		Address: fmt.Sprintf("client%d", r.cfg.ID), PeerAddress: fmt.Sprintf("peer%d", r.cfg.ID),
+	}
+}
+
+// form makes the replicas a cluster of voters, led by the first.
+func form(tb testing.TB, all []*Replica) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, created, err := all[0].Init(ctx, testMember(all[0])); err != nil || !created {
+		tb.Fatalf("init: created=%v err=%v", created, err)
+	}
+	eventually(tb, "a leader", func() bool { return all[0].Leader() == 1 })
+	voters := []uint64{1}
+	for _, r := range all[1:] {
+		if _, err := all[0].AddLearner(ctx, testMember(r)); err != nil {
+			tb.Fatal(err)
+		}
+		voters = append(voters, r.cfg.ID)
+	}
+	if _, err := all[0].ChangeVoters(ctx, voters, false); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("no %s within 30 s", what)
+		}
+	}
+}
+
+// once is a Waiter for one command, and a ReadWaiter.
+type once chan onceResult
+
+type onceResult struct {
+	result kv.Result
+	err    error
+}
+
+func (o once) Done(_ int, r kv.Result, err error) { o <- onceResult{r, err} }
+func (o once) Ready(err error)                    { o <- onceResult{err: err} }
+
+func put(r *Replica, key, value string) (kv.Result, error) {
+	w := make(once, 1)
+	err := r.Propose([]Proposal{{
+		Command: kv.Command{Kind: kv.KindPut, Key: []byte(key), Value: []byte(value)}, Waiter: w,
+	}})
+	if err != nil {
+		return kv.Result{}, err
+	}
+	o := <-w
+	return o.result, o.err
+}
+
+func read(r *Replica, key string) (string, error) {
+	w := make(once, 1)
+	if err := r.Read(w); err != nil {
+		return "", err
+	}
+	if o := <-w; o.err != nil {
+		return "", o.err
+	}
+	item, _, _ := r.store.Get([]byte(key))
+	return string(item.Value), nil
+}
+
+func TestWriteIsReadEverywhere(t *testing.T) {
+	_, all := startReplicas(t, 3, nil)
+	form(t, all)
+	for i := range 20 {
+		value := fmt.Sprint(i)
+		if _, err := put(all[0], "key", value); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range all {
+			if got, err := read(r, "key"); err != nil || got != value {
+				t.Fatalf("node %d reads %q, %v; want %q", r.cfg.ID, got, err, value)
+			}
+		}
+	}
+	if _, err := put(all[1], "key", "x"); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("a follower answers a write with %v", err)
+	}
+}
+
+func TestRefusedWithoutTrace(t *testing.T) {
+	_, all := startReplicas(t, 1, func(c *Config) { c.AdmissionOps, c.AdmissionBytes = 2, 1000 })
+	r := all[0]
+	form(t, all)
+	r.SetMaxEntryBytes(500)
+	_, err := put(r, "key", string(make([]byte, 500)))
+	var large *TooLargeError
+	if !errors.As(err, &large) || !errors.Is(err, ErrTooLarge) || large.Limit != 500 || large.Size <= 500 {
+		t.Errorf("a large command gets %v", err)
+	}
+	r.SetMaxEntryBytes(unlimited)
+	// One request may exceed the cap when nothing else is under way.
+	if _, err := put(r, "key", string(make([]byte, 2000))); err != nil {
+		t.Errorf("a command above admission-bytes alone gets %v", err)
+	}
+	r.ops.Add(2)
+	if _, err := put(r, "key", "v"); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("above admission-ops a write gets %v", err)
+	}
+	if _, err := read(r, "key"); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("above admission-ops a read gets %v", err)
+	}
+	r.ops.Add(-2)
+	if r.ops.Load() != 0 || r.bytes.Load() != 0 {
+		t.Errorf("admission counts %d operations and %d bytes when idle", r.ops.Load(), r.bytes.Load())
+	}
+}
+
+func TestLeaderLost(t *testing.T) {
+	n, all := startReplicas(t, 3, nil)
+	form(t, all)
+	var acked atomic.Int64
+	for i := range 10 {
+		if _, err := put(all[0], fmt.Sprintf("k%d", i), "v"); err != nil {
+			t.Fatal(err)
+		}
+		acked.Add(1)
+	}
+	n.mu.Lock()
+	n.cut[1] = true
+	n.mu.Unlock()
+	// The old leader can't commit this and steps down: the outcome is unknown.
+	if _, err := put(all[0], "lost", "v"); !errors.Is(err, ErrUnknownOutcome) && !errors.Is(err, ErrNotLeader) {
+		t.Errorf("a write on a leader that is cut off gets %v", err)
+	}
+	var leader *Replica
+	eventually(t, "new leader", func() bool {
+		for _, r := range all[1:] {
+			if id := r.Leader(); id == r.cfg.ID {
+				leader = r
+				return true
+			}
+		}
+		return false
+	})
+	for i := range 10 {
+		if got, err := read(leader, fmt.Sprintf("k%d", i)); err != nil || got != "v" {
+			t.Errorf("k%d is %q, %v after the leader was lost", i, got, err)
+		}
+	}
+	if _, err := put(leader, "after", "v"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A node that lags behind the compacted log gets a snapshot while writes go on.
+func TestSnapshotUnderWrites(t *testing.T) {
+	n, all := startReplicas(t, 3, func(c *Config) { c.LogEntries = 50 })
+	form(t, all)
+	n.mu.Lock()
+	n.cut[3] = true
+	n.mu.Unlock()
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := put(all[0], fmt.Sprintf("w%d-%d", w, i%500), fmt.Sprint(i)); err != nil {
+					t.Errorf("put: %v", err)
+					return
+				}
+			}
+		})
+	}
+	eventually(t, "compaction", func() bool {
+		s, err := all[0].Status(t.Context())
+		return err == nil && s.FirstIndex > 200
+	})
+	n.mu.Lock()
+	n.cut[3] = false
+	n.mu.Unlock()
+	eventually(t, "snapshot installed", func() bool {
+		s, err := all[2].Status(t.Context())
+		return err == nil && s.Counters.SnapshotsInstalled > 0
+	})
+	close(stop)
+	writers.Wait()
+	index := all[0].store.State().Index
+	eventually(t, "catch-up", func() bool { return all[2].store.State().Index >= index })
+	if a, b := all[0].store.View(), all[2].store.View(); a.Hash() != b.Hash() {
+		t.Errorf("states differ: %+v and %+v", a.State(), b.State())
+	}
+}
+
+// A heartbeat whose commit index lies beyond the log would make raft panic: the
+// node refuses it and goes on (traps 14 and 19).
+func TestHeartbeatBeyondTheLog(t *testing.T) {
+	_, all := startReplicas(t, 1, nil)
+	form(t, all)
+	all[0].Step(&raftpb.Message{
+		Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(7)), To: new(uint64(1)),
+		Term: new(uint64(100)), Commit: new(uint64(1 << 40)),
+	})
+	s, err := all[0].Status(t.Context())
+	if err != nil || s.Counters.MessagesRefused != 1 {
+		t.Fatalf("status %+v, %v", s.Counters, err)
+	}
+	if _, err := put(all[0], "key", "v"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStopHandsOver(t *testing.T) {
+	// Raft gives a transfer one election timeout: long enough for a busy machine.
+	_, all := startReplicas(t, 3, func(c *Config) { c.Tick = 500 * time.Millisecond })
+	form(t, all)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := all[0].Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if leader := all[0].Leader(); leader == 1 || leader == 0 {
+		t.Errorf("leadership was not handed over: leader is %d", leader)
+	}
+	if err := all[0].Propose([]Proposal{{Waiter: make(once, 1)}}); !errors.Is(err, ErrStopped) {
+		t.Errorf("a stopped node answers %v", err)
+	}
+}
+
+// Every waiter hears exactly once, whatever happens to leader and network.
+func TestEveryWaiterHearsOnce(t *testing.T) {
+	n, all := startReplicas(t, 3, nil)
+	form(t, all)
+	n.mu.Lock()
+	n.loss = 0.1
+	n.mu.Unlock()
+	var proposed, heard atomic.Int64
+	var writers sync.WaitGroup
+	for w := range 6 {
+		writers.Go(func() {
+			r := all[w%3]
+			for i := range 200 {
+				done := make(once, 2)
+				ps := []Proposal{
+					{Command: kv.Command{Kind: kv.KindPut, Key: fmt.Appendf(nil, "a%d", i), Value: []byte("v")}, Waiter: done},
+					{Command: kv.Command{Kind: kv.KindDelete, Key: fmt.Appendf(nil, "b%d", i)}, Waiter: done, Tag: 1},
+				}
+				if err := r.Propose(ps); err != nil {
+					continue
+				}
+				proposed.Add(2)
+				for range ps {
+					<-done
+					heard.Add(1)
+				}
+				if i == 100 && w == 0 {
+					n.mu.Lock()
+					n.cut[1] = true
+					n.mu.Unlock()
+				}
+			}
+		})
+	}
+	writers.Wait()
+	if proposed.Load() != heard.Load() || proposed.Load() == 0 {
+		t.Errorf("%d commands proposed, %d heard of", proposed.Load(), heard.Load())
+	}
+	for _, r := range all {
+		eventually(t, "idle admission", func() bool { return r.ops.Load() == 0 && r.bytes.Load() == 0 })
+	}
+}
