@@ -1,0 +1,172 @@
+package client
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
+)
+
+// kind says what a failed call may have left behind.
+type kind uint8
+
+const (
+	write kind = iota
+	read
+)
+
+// attempt holds what one unary RPC needs beside its messages; reused.
+type attempt struct {
+	// gRPC fills it in once the request is on a transport. Empty after a failure
+	// means that nothing was sent.
+	peer    peer.Peer
+	options []grpc.CallOption
+}
+
+func newAttempt(common []grpc.CallOption) *attempt {
+	a := &attempt{}
+	a.options = append(append(a.options, common...), grpc.Peer(&a.peer))
+	return a
+}
+
+// method is an RPC by its full path and the name errors give it.
+type method struct {
+	path, name string
+	kind       kind
+}
+
+// call makes one RPC against the node believed to lead, again where that is
+// safe, until it is answered or ctx, or Config.RetryTime, runs out. It returns
+// nil or an *Error.
+func (c *Client) call(ctx context.Context, m method, req, resp proto.Message) error {
+	_, err := c.retry(ctx, m, nil, req, resp)
+	return err
+}
+
+// callAt is call with one node that alone can answer.
+func (c *Client) callAt(ctx context.Context, m method, address string, req, resp proto.Message) error {
+	n, err := c.node(address)
+	if err != nil {
+		return notSent(m.name, codes.InvalidArgument, "%v", err)
+	}
+	_, err = c.retry(ctx, m, n, req, resp)
+	return err
+}
+
+// node is the node of an address; of the first endpoint without one.
+func (c *Client) node(address string) (*node, error) {
+	if address == "" {
+		address = c.cfg.Endpoints[0]
+	}
+	return c.router.at(address)
+}
+
+// retry is the loop of call and callAt; pinned is nil for call. It also returns
+// the node that answered.
+func (c *Client) retry(ctx context.Context, m method, pinned *node, req, resp proto.Message) (*node, error) {
+	if size := proto.Size(req); size > c.cfg.MaxRequest {
+		return nil, c.tooLarge(m.name, size)
+	}
+	var p patience
+	for {
+		n := pinned
+		if n == nil {
+			n = c.router.target.Load()
+		}
+		e := c.try(ctx, m, n, req, resp)
+		if e == nil {
+			return n, nil
+		}
+		followed := pinned == nil && e.retryable() && c.turn(n, e)
+		if !e.retryable() || !p.wait(ctx, c, followed) {
+			return nil, e
+		}
+	}
+}
+
+// try makes one attempt.
+func (c *Client) try(ctx context.Context, m method, n *node, req, resp proto.Message) *Error {
+	a := c.attempts.Get().(*attempt)
+	a.peer = peer.Peer{}
+	err := n.conn().Invoke(ctx, m.path, req, resp, a.options...)
+	sent := a.peer.Addr != nil
+	c.attempts.Put(a)
+	if err == nil {
+		return nil
+	}
+	return c.newError(m.name, m.kind, err, sent)
+}
+
+// turn points later attempts to where they have a better chance than at n. It
+// reports whether a leader was named.
+func (c *Client) turn(n *node, e *Error) (followed bool) {
+	switch {
+	case e.NotLeader && c.router.follow(n, e.LeaderAddress):
+		return true
+	case e.NotLeader, e.Code == codes.Unavailable:
+		c.router.leave(n)
+	}
+	return false
+}
+
+func (c *Client) tooLarge(method string, size int) *Error {
+	return notSent(method, codes.ResourceExhausted, "request of %d bytes exceeds max-request %d bytes", size, c.cfg.MaxRequest)
+}
+
+// patience spaces the attempts of one call.
+type patience struct {
+	start    time.Time
+	delay    time.Duration
+	followed int
+}
+
+const (
+	firstDelay = 4 * time.Millisecond
+	// An election takes a second or so; nobody should come late for its end.
+	delayMax = 100 * time.Millisecond
+	// Leaders followed without a pause: one hop is usual, two when leadership
+	// moves under way, more is nodes that disagree.
+	freeHops = 2
+)
+
+// wait pauses before the next attempt, not at all when a leader was named. It
+// is false when there is no time for another.
+func (p *patience) wait(ctx context.Context, c *Client, followed bool) bool {
+	if c.cfg.RetryTime < 0 || ctx.Err() != nil || c.ctx.Err() != nil {
+		return false
+	}
+	now := time.Now()
+	if p.start.IsZero() {
+		p.start = now
+	}
+	if followed && p.followed < freeHops {
+		p.followed++
+		return true
+	}
+	if p.delay = min(2*p.delay, delayMax); p.delay == 0 {
+		p.delay = firstDelay
+	}
+	// Half of it random, so that clients that failed together don't come
+	// back together.
+	pause := p.delay/2 + rand.N(p.delay/2)
+	until, ok := ctx.Deadline()
+	if !ok {
+		until = p.start.Add(c.cfg.RetryTime)
+	}
+	if now.Add(pause).After(until) {
+		return false
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+	case <-c.ctx.Done():
+	}
+	return false
+}

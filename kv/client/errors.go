@@ -1,0 +1,194 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+const (
+	no      = kvv1.Applied_APPLIED_NO
+	unknown = kvv1.Applied_APPLIED_UNKNOWN
+)
+
+// Error is what every failed call returns. It wraps the gRPC status.
+type Error struct {
+	// Method is the RPC's name, such as Put.
+	Method string
+	Code   codes.Code
+	// Applied is APPLIED_NO when the call changed nothing and never will, so that
+	// it may be repeated; APPLIED_UNKNOWN otherwise. A read is always APPLIED_NO.
+	Applied kvv1.Applied
+	// NotLeader is set when the node that answered does not lead; the leader is
+	// then in LeaderID and LeaderAddress, as far as that node knows.
+	NotLeader     bool
+	LeaderID      uint64
+	LeaderAddress string
+
+	status *status.Status
+	// The node itself gave the outcome; a status made by gRPC has none.
+	outcomeTold bool
+}
+
+// Error says which call failed, why, and whether it may have been applied.
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s: %s", e.Method, e.Code, e.status.Message())
+	switch {
+	case e.NotLeader && e.LeaderAddress != "":
+		fmt.Fprintf(&b, " (leader is node %d at %s)", e.LeaderID, e.LeaderAddress)
+	case e.NotLeader && e.LeaderID == 0:
+		b.WriteString(" (no leader is known)")
+	}
+	if e.Applied == unknown {
+		b.WriteString(" (outcome unknown: it may have been applied)")
+	}
+	return b.String()
+}
+
+// Unwrap returns the gRPC status as an error.
+func (e *Error) Unwrap() error { return e.status.Err() }
+
+// GRPCStatus makes status.FromError and status.Code work.
+func (e *Error) GRPCStatus() *status.Status { return e.status }
+
+// Is matches the context's errors by their codes, whether the client or the
+// server noticed the deadline.
+func (e *Error) Is(target error) bool {
+	switch target {
+	case context.DeadlineExceeded:
+		return e.Code == codes.DeadlineExceeded
+	case context.Canceled:
+		return e.Code == codes.Canceled
+	}
+	return false
+}
+
+// Applied tells whether a write that failed with err may have taken effect:
+// APPLIED_NO or APPLIED_UNKNOWN; APPLIED_UNSPECIFIED for a nil error. An error
+// that says nothing about its outcome counts as unknown.
+func Applied(err error) kvv1.Applied {
+	if err == nil {
+		return kvv1.Applied_APPLIED_UNSPECIFIED
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Applied
+	}
+	e = &Error{status: status.Convert(err)}
+	if e.readDetails(); e.outcomeTold {
+		return e.Applied
+	}
+	return unknown
+}
+
+// ResultError returns what went wrong with one operation of a Pipeline as an
+// *Error, nil if nothing did.
+func ResultError(r *kvv1.Result) error {
+	if r.GetError() == nil {
+		return nil
+	}
+	return operationError(r.GetKind(), r.GetError())
+}
+
+func operationError(k kvv1.OperationKind, oe *kvv1.OperationError) *Error {
+	code := codes.Code(oe.GetCode())
+	e := &Error{Method: "Stream", Code: code, Applied: unknown, status: status.New(code, oe.GetMessage())}
+	if a := oe.GetApplied(); a != kvv1.Applied_APPLIED_UNSPECIFIED {
+		e.Applied, e.outcomeTold = a, true
+	}
+	if k == kvv1.OperationKind_OPERATION_KIND_GET {
+		e.Applied = no
+	}
+	if n := oe.GetNotLeader(); n != nil {
+		e.NotLeader, e.LeaderID, e.LeaderAddress = true, n.GetLeaderId(), n.GetLeaderAddress()
+	}
+	return e
+}
+
+// result is e as the answer to one operation.
+func (e *Error) result(op *kvv1.Operation) *kvv1.Result {
+	oe := &kvv1.OperationError{Code: uint32(e.Code), Message: e.status.Message(), Applied: e.Applied}
+	if e.NotLeader {
+		oe.NotLeader = &kvv1.NotLeader{LeaderId: e.LeaderID, LeaderAddress: e.LeaderAddress}
+	}
+	return &kvv1.Result{Id: op.GetId(), Kind: op.GetKind(), Error: oe}
+}
+
+// newError classifies the failure of one attempt. sent is false only when
+// nothing of the request can have left this process.
+func (c *Client) newError(method string, k kind, err error, sent bool) *Error {
+	st := status.Convert(err)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		st = status.FromContextError(err)
+	}
+	e := &Error{Method: method, Code: st.Code(), status: st}
+	e.readDetails()
+	switch {
+	case k == read:
+		e.Applied = no
+	case e.outcomeTold:
+	case !sent, c.neverDecoded(st):
+		e.Applied = no
+	default:
+		e.Applied = unknown
+	}
+	return e
+}
+
+func (e *Error) readDetails() {
+	for _, d := range e.status.Details() {
+		switch d := d.(type) {
+		case *kvv1.Outcome:
+			if d.GetApplied() != kvv1.Applied_APPLIED_UNSPECIFIED {
+				e.Applied, e.outcomeTold = d.GetApplied(), true
+			}
+		case *kvv1.NotLeader:
+			e.NotLeader, e.LeaderID, e.LeaderAddress = true, d.GetLeaderId(), d.GetLeaderAddress()
+		}
+	}
+}
+
+// neverDecoded recognises what the server's gRPC library answers by itself,
+// before the node sees the request, and which thus has no outcome detail: the
+// service is not there, or the request is over the receive limit. The client's
+// library words an answer over its own limit the same way; the limit in the
+// text tells the two apart.
+func (c *Client) neverDecoded(st *status.Status) bool {
+	switch st.Code() {
+	case codes.Unimplemented:
+		return true
+	case codes.ResourceExhausted:
+		m := st.Message()
+		return strings.Contains(m, "larger than max") && strings.Contains(m, "received message") &&
+			!strings.Contains(m, fmt.Sprintf("vs. %d)", c.cfg.answerLimit()))
+	}
+	return false
+}
+
+// retryable tells whether the same request may be sent again, and whether
+// that can help. It trusts details only, never the code alone.
+func (e *Error) retryable() bool {
+	if e.Applied != no {
+		return false
+	}
+	switch {
+	case e.NotLeader, e.Code == codes.Unavailable:
+		return true
+	case e.Code == codes.ResourceExhausted:
+		// Admission caps; gRPC's own size limits have no outcome detail and stay.
+		return e.outcomeTold
+	}
+	return false
+}
+
+// notSent is an error made here, before anything was sent.
+func notSent(method string, code codes.Code, format string, args ...any) *Error {
+	return &Error{Method: method, Code: code, Applied: no, status: status.Newf(code, format, args...)}
+}

@@ -1,0 +1,176 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+// node is one client address and the connections to it.
+type node struct {
+	address string
+	conns   []*grpc.ClientConn
+	next    atomic.Uint32
+}
+
+// conn takes the connections in turn.
+func (n *node) conn() *grpc.ClientConn {
+	if len(n.conns) == 1 {
+		return n.conns[0]
+	}
+	return n.conns[int(n.next.Add(1)%uint32(len(n.conns)))] //nolint:gosec // a handful of connections
+}
+
+// router knows the cluster's nodes and which of them calls go to: the one
+// believed to lead. Any goroutine.
+type router struct {
+	dial   func(address string) ([]*grpc.ClientConn, error)
+	target atomic.Pointer[node]
+
+	mu        sync.Mutex
+	closed    bool
+	nodes     map[string]*node // every address ever used; connections stay
+	endpoints []string
+	ring      []string // endpoints, then the members beyond them
+	cursor    int      // last place in ring that was turned to
+}
+
+func newRouter(endpoints []string, dial func(string) ([]*grpc.ClientConn, error)) (*router, error) {
+	r := &router{dial: dial, nodes: map[string]*node{}}
+	for _, e := range endpoints {
+		if !slices.Contains(r.endpoints, e) {
+			r.endpoints = append(r.endpoints, e)
+		}
+	}
+	r.ring = r.endpoints
+	first, err := r.at(endpoints[0])
+	if err != nil {
+		return nil, err
+	}
+	r.target.Store(first)
+	return r, nil
+}
+
+var errClosed = errors.New("client: closed")
+
+// at returns the node of an address, which need not be known yet.
+func (r *router) at(address string) (*node, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.atLocked(address)
+}
+
+func (r *router) atLocked(address string) (*node, error) {
+	if n := r.nodes[address]; n != nil {
+		return n, nil
+	}
+	if r.closed {
+		return nil, errClosed
+	}
+	conns, err := r.dial(address)
+	if err != nil {
+		return nil, fmt.Errorf("client: endpoint %q: %w", address, err)
+	}
+	n := &node{address: address, conns: conns}
+	r.nodes[address] = n
+	return n, nil
+}
+
+// follow makes the leader that was named the target, unless calls have moved
+// on from n already. It reports whether there is somewhere new to go.
+func (r *router) follow(n *node, leader string) bool {
+	if leader == "" || leader == n.address {
+		return false
+	}
+	to, err := r.at(leader)
+	if err != nil {
+		return false
+	}
+	r.target.CompareAndSwap(n, to)
+	return true
+}
+
+// leave turns from n to the next node of the ring, unless another call has
+// done so already. The cursor, not n's place, says which is next: a follower
+// that keeps naming a dead leader must not hide the third node.
+func (r *router) leave(n *node) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.target.Load() != n {
+		return
+	}
+	for range r.ring {
+		r.cursor = (r.cursor + 1) % len(r.ring)
+		if address := r.ring[r.cursor]; address != n.address {
+			if to, err := r.atLocked(address); err == nil {
+				r.target.CompareAndSwap(n, to)
+				return
+			}
+		}
+	}
+}
+
+// learn takes in the members' addresses.
+func (r *router) learn(m *kvv1.Membership) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ring := slices.Clone(r.endpoints)
+	for _, member := range m.GetNodes() {
+		if a := member.GetAddress(); a != "" && !slices.Contains(ring, a) {
+			ring = append(ring, a)
+		}
+	}
+	r.ring = ring
+	r.cursor %= len(ring)
+}
+
+func (r *router) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	var errs []error
+	for _, n := range r.nodes {
+		for _, c := range n.conns {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Refresh asks the present target for the cluster's members, so that the
+// client finds its way when every endpoint it was given is gone.
+func (c *Client) Refresh(ctx context.Context) error {
+	st, err := c.Status(ctx, c.router.target.Load().address, false)
+	if err != nil {
+		return err
+	}
+	c.router.learn(st.GetMembership())
+	return nil
+}
+
+// refreshLoop keeps the members' addresses fresh until the client is closed.
+func (c *Client) refreshLoop() {
+	const first = 500 * time.Millisecond // a short-lived client never asks
+	timer := time.NewTimer(min(first, c.cfg.RefreshInterval))
+	defer timer.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-timer.C:
+		}
+		ctx, cancel := context.WithTimeout(c.ctx, time.Second)
+		// A failed refresh changes nothing; calls find out by themselves.
+		_ = c.Refresh(ctx)
+		cancel()
+		timer.Reset(c.cfg.RefreshInterval)
+	}
+}

@@ -1,0 +1,326 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+// An operation's id is its message's number and its place in the message, so
+// that one lookup serves all answers of a message.
+const (
+	placeBits     = 16
+	operationsMax = 1 << placeBits
+)
+
+// exchange is one message and its answers. Its fields are guarded by the
+// stream's mutex until done is signalled, but for count, which is fixed.
+type exchange struct {
+	number  uint64
+	count   int
+	request kvv1.StreamRequest // used to encode only
+	data    mem.BufferSlice    // encoded; nil once it was handed to gRPC
+	stage   stage
+	// results, in the order of the operations. nil until the first answer, and
+	// nil in places that have none yet.
+	results []*kvv1.Result
+	left    int // operations without an answer
+	err     *Error
+	done    chan struct{} // capacity 1
+}
+
+type stage uint8
+
+const (
+	queued    stage = iota // nothing of it was sent
+	sent                   // perhaps
+	answered               // all of it, or the stream broke
+	abandoned              // nobody waits any more
+)
+
+// stream is one Stream RPC with a sender and a receiver. It never outlives a
+// fault: the pipeline opens another.
+type stream struct {
+	client *Client
+	node   *node
+	rpc    grpc.ClientStream
+	ctx    context.Context
+	cancel context.CancelFunc
+	wake   chan struct{} // capacity 1: something is queued
+
+	mu      sync.Mutex
+	pending map[uint64]*exchange // by number; abandoned ones until their answer comes
+	outbox  []*exchange          // queued, in order
+	broken  bool
+	retired bool // takes no more; ends once nothing is pending
+}
+
+var streamDescription = grpc.StreamDesc{StreamName: "Stream", ClientStreams: true, ServerStreams: true}
+
+// openStream opens a stream to n. The stream ends with life; ctx bounds the
+// opening only. Nothing is sent on failure.
+func (c *Client) openStream(ctx, life context.Context, n *node) (*stream, *Error) {
+	streamCtx, cancel := context.WithCancel(life)
+	stop := context.AfterFunc(ctx, cancel)
+	options := append([]grpc.CallOption{grpc.ForceCodecV2(newEncodedCodec())}, c.callOptions...)
+	rpc, err := n.conn().NewStream(streamCtx, &streamDescription, kvv1.KV_Stream_FullMethodName, options...)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		cancel()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, c.newError("Stream", write, err, false)
+	}
+	s := &stream{
+		client: c, node: n, rpc: rpc, ctx: streamCtx, cancel: cancel,
+		wake: make(chan struct{}, 1), pending: map[uint64]*exchange{},
+	}
+	if !c.run(s.receive) || !c.run(s.send) {
+		cancel()
+		return nil, notSent("Stream", codes.Canceled, "%v", errClosed)
+	}
+	return s, nil
+}
+
+// submit queues an exchange; false when the stream takes no more.
+func (s *stream) submit(x *exchange) bool {
+	s.mu.Lock()
+	if s.broken || s.retired {
+		s.mu.Unlock()
+		return false
+	}
+	s.pending[x.number] = x
+	s.outbox = append(s.outbox, x)
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// abandon stops waiting for x and returns its stage until then. A queued
+// exchange is taken back whole; of a sent one the results don't change any
+// more, nor do they of an answered one.
+func (s *stream) abandon(x *exchange) stage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := x.stage
+	if before == answered {
+		return before
+	}
+	x.stage = abandoned
+	if before == sent {
+		return before
+	}
+	for i, q := range s.outbox {
+		if q == x {
+			s.outbox = append(s.outbox[:i], s.outbox[i+1:]...)
+			break
+		}
+	}
+	delete(s.pending, x.number)
+	x.data.Free()
+	s.endIfDrained()
+	return before
+}
+
+// send writes what is queued. It may block for as long as the server does not
+// read, which is why no caller does this itself.
+func (s *stream) send() {
+	var data mem.BufferSlice
+	for {
+		select {
+		case <-s.wake:
+		case <-s.ctx.Done():
+			return
+		}
+		for s.take(&data) {
+			if err := s.rpc.SendMsg(&data); err != nil {
+				// EOF: the reason is what the receiver gets.
+				if !errors.Is(err, io.EOF) {
+					s.fail(err)
+				}
+				return
+			}
+		}
+	}
+}
+
+// take moves the next queued message into data. The exchange itself may be
+// answered, and used again, before SendMsg returns.
+func (s *stream) take(data *mem.BufferSlice) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.outbox) == 0 {
+		s.outbox = nil
+		return false
+	}
+	x := s.outbox[0]
+	s.outbox[0] = nil
+	s.outbox = s.outbox[1:]
+	x.stage = sent
+	*data, x.data = x.data, nil
+	return true
+}
+
+// receive hands out answers until the stream breaks.
+func (s *stream) receive() {
+	// Only the slice in it is replaced by each message, and belongs to callers.
+	var resp kvv1.StreamResponse
+	for {
+		err := s.rpc.RecvMsg(&resp)
+		if err == nil {
+			err = s.answer(resp.Results)
+		} else if errors.Is(err, io.EOF) {
+			err = status.Error(codes.Unavailable, "the server ended the stream")
+		}
+		if err != nil {
+			s.fail(err)
+			return
+		}
+	}
+}
+
+// answer gives results to the exchanges they belong to. What was not asked, or
+// answered before, is an error: nothing else on such a stream can be trusted.
+func (s *stream) answer(results []*kvv1.Result) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(results) > 0 {
+		number, n := results[0].GetId()>>placeBits, 1
+		for n < len(results) && results[n].GetId()>>placeBits == number {
+			n++
+		}
+		x := s.pending[number]
+		if x == nil || x.stage == queued {
+			return strayAnswer(results[0])
+		}
+		if !x.place(results[:n:n]) {
+			return strayAnswer(results[0])
+		}
+		if x.left == 0 {
+			delete(s.pending, number)
+			if x.stage == sent {
+				x.stage = answered
+				x.done <- struct{}{}
+			}
+		}
+		results = results[n:]
+	}
+	s.endIfDrained()
+	return nil
+}
+
+func strayAnswer(r *kvv1.Result) error {
+	return status.Errorf(codes.Internal, "answer %d to no operation under way", r.GetId())
+}
+
+// place takes in some answers; false if one of them is not awaited.
+func (x *exchange) place(part []*kvv1.Result) bool {
+	if x.stage == abandoned {
+		// The caller may be reading x.results.
+		x.left -= len(part)
+		return x.left >= 0
+	}
+	// As a rule one message answers one message, in order: keep its slice.
+	if x.results == nil && len(part) == x.count && inOrder(part) {
+		x.results, x.left = part, 0
+		return true
+	}
+	if x.results == nil {
+		x.results = make([]*kvv1.Result, x.count)
+	}
+	for _, r := range part {
+		i := int(r.GetId() & (operationsMax - 1)) //nolint:gosec // below operationsMax
+		if i >= x.count || x.results[i] != nil {
+			return false
+		}
+		x.results[i] = r
+		x.left--
+	}
+	return true
+}
+
+// inOrder tells whether results are those of places 0, 1, 2, ...
+func inOrder(results []*kvv1.Result) bool {
+	base := results[0].GetId()
+	if base&(operationsMax-1) != 0 {
+		return false
+	}
+	for i, r := range results {
+		if r.GetId() != base+uint64(i) { //nolint:gosec // an index
+			return false
+		}
+	}
+	return true
+}
+
+// fail ends the stream: what waits on it hears err, what was queued that it
+// was not sent.
+func (s *stream) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken {
+		return
+	}
+	s.broken = true
+	s.cancel()
+	e := s.client.newError("Stream", write, err, true)
+	// Its Outcome can be about one message only; the others may have been applied.
+	e.Applied, e.outcomeTold = unknown, false
+	unsent := *e
+	unsent.Applied = no
+	if !e.NotLeader {
+		unsent.Code = codes.Unavailable
+	}
+	if !s.retired {
+		s.client.turn(s.node, e)
+	}
+	for _, x := range s.pending {
+		switch x.stage {
+		case queued:
+			x.data.Free()
+			x.err = &unsent
+		case sent:
+			x.err = e
+		case answered, abandoned:
+			continue
+		}
+		x.stage = answered
+		x.done <- struct{}{}
+	}
+	clear(s.pending)
+	s.outbox = nil
+}
+
+// retire lets the stream finish what it has and takes no more.
+func (s *stream) retire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = true
+	s.endIfDrained()
+}
+
+func (s *stream) endIfDrained() {
+	if s.retired && len(s.pending) == 0 {
+		s.cancel()
+	}
+}
+
+func (s *stream) usable() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.broken && !s.retired
+}
