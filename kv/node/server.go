@@ -41,13 +41,17 @@ func serverOptions(cfg Config, receive Size) []grpc.ServerOption {
 	return options
 }
 
+// ClientServerOptions are the settings of the client port's server. The bench's
+// echo server, which shows the ceiling of this API, takes the same.
+func ClientServerOptions(cfg Config) []grpc.ServerOption {
+	return append(serverOptions(cfg, cfg.MaxRequest),
+		grpc.NumStreamWorkers(uint32(cfg.StreamWorkers))) //nolint:gosec // Validate bounds it
+}
+
 // newClientServer makes the server of the client port. Health watches end with
 // life, since they would hold up a graceful stop for ever.
 func newClientServer(life context.Context, cfg Config) *grpc.Server {
-	return grpc.NewServer(append(serverOptions(cfg, cfg.MaxRequest),
-		grpc.NumStreamWorkers(uint32(cfg.StreamWorkers)), //nolint:gosec // Validate bounds it
-		grpc.StreamInterceptor(endWatches(life)),
-	)...)
+	return grpc.NewServer(append(ClientServerOptions(cfg), grpc.StreamInterceptor(endWatches(life)))...)
 }
 
 // newPeerServer makes the server of the peer port, whose receive limit is what
