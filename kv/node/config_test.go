@@ -1,0 +1,187 @@
+package node
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func validConfig() Config {
+	c := DefaultConfig()
+	c.ID = 1
+	return c
+}
+
+func TestDefaultsAreValid(t *testing.T) {
+	if err := validConfig().Effective().Validate(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every setting can be printed and read back, so that a run record reproduces
+// the node.
+func TestKnobsRoundTrip(t *testing.T) {
+	c := validConfig().Effective()
+	values := c.Values()
+	var back Config
+	for name, value := range values {
+		if err := back.Set(name, value); err != nil && value != "" {
+			t.Errorf("Set(%s, %q): %v", name, value, err)
+		}
+	}
+	if back != c {
+		t.Errorf("read back\n%+v\nwant\n%+v", back, c)
+	}
+	for _, k := range Knobs(&c) {
+		if k.Usage == "" {
+			t.Errorf("knob %s has no usage", k.Name)
+		}
+		if len(k.Values) > 0 && !slices.Contains(k.Values, k.String()) {
+			t.Errorf("knob %s: default %s is not one of %v", k.Name, k, k.Values)
+		}
+	}
+}
+
+func TestSizeRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := Size(rapid.Int64Range(0, math.MaxInt64).Draw(t, "size"))
+		if back, err := ParseSize(s.String()); err != nil || back != s {
+			t.Fatalf("ParseSize(%q) = %d, %v; want %d", s.String(), back, err, s)
+		}
+		r := Rate(s)
+		if back, err := ParseRate(r.String()); err != nil || back != r {
+			t.Fatalf("ParseRate(%q) = %d, %v; want %d", r.String(), back, err, r)
+		}
+	})
+}
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]Size{
+		"0": 0, "512": 512, "512B": 512, "64KiB": 64 << 10, "1.5MiB": 3 << 19, "200MB": 200e6, "1 GiB": 1 << 30, "5kB": 5000,
+	} {
+		if got, err := ParseSize(text); err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "10XB", "-1", "-1KiB", "9EiB", "9999999999GiB", "NaN", "1e30", "MiB", "+Inf"} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("ParseSize(%q) = %d, want an error", text, got)
+		}
+	}
+}
+
+func TestEffective(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		set   map[string]string
+		knob  string
+		value string
+	}{
+		{"peer port", map[string]string{"addr": "127.0.0.1:21001"}, "peer-addr", "127.0.0.1:22001"},
+		{"peer port of any", map[string]string{"addr": "127.0.0.1:0"}, "peer-addr", "127.0.0.1:0"},
+		{"peer port of IPv6", map[string]string{"addr": "[::1]:5"}, "peer-addr", "[::1]:1005"},
+		{"peer port by hand", map[string]string{"peer-addr": "127.0.0.1:7"}, "peer-addr", "127.0.0.1:7"},
+		{"chunk", nil, "chunk-size", "1MiB"},
+		{"chunk of a small limit", map[string]string{"max-message": "1KiB"}, "chunk-size", "1KiB"},
+		{"append", nil, "append-size", "16MiB"},
+		{"append when raft splits", map[string]string{"chunking": "raft", "chunk-size": "64KiB"}, "append-size", "64KiB"},
+		{"inflight", nil, "inflight-bytes", "64MiB"},
+		{"inflight of large appends", map[string]string{"append-size": "64MiB"}, "inflight-bytes", "128MiB"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := validConfig()
+			for name, value := range test.set {
+				if err := c.Set(name, value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c = c.Effective()
+			if got := c.Values()[test.knob]; got != test.value {
+				t.Errorf("%s = %s, want %s", test.knob, got, test.value)
+			}
+			if err := c.Validate(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What is refused, and that the message names field, value and limit.
+func TestBadSettings(t *testing.T) {
+	for _, test := range []struct{ set, want string }{
+		{"id=0", "id 0 must be at least 1"},
+		{"id=18446744073709551615", "id 18446744073709551615 is reserved by raft; the largest is 18446744073709551613"},
+		{"id=18446744073709551614", "id 18446744073709551614 is reserved by raft; the largest is 18446744073709551613"},
+		{"id=-1", `id "-1" is not a whole number of 0 or more`},
+		{"addr=localhost", `addr "localhost" is not host:port`},
+		{"addr=localhost:70000", `addr "localhost:70000" has a port outside 0 to 65535`},
+		{"peer-addr=:x", `peer-addr ":x" has a port outside 0 to 65535`},
+		{"debug-addr=0.0.0.0:1", "debug-addr 0.0.0.0:1 must be a loopback address"},
+		{"debug-addr=:1", "debug-addr :1 must be a loopback address"},
+		{"heartbeat-ticks=10", "election-ticks 10 must be greater than heartbeat-ticks 10"},
+		{"heartbeat-ticks=0", "heartbeat-ticks 0 must be at least 1"},
+		{"link-delay=-1ms", "link-delay -1ms must not be negative"},
+		{"link-delay=soon", `link-delay "soon" is not a duration such as 5ms or 1s`},
+		{"link-rate=fast", `link-rate "fast" is not a rate such as 200MB/s or 1GiB/s`},
+		{"batch-count=0", "batch-count 0 must be at least 1"},
+		{"batch-size=0", "batch-size 0 must be at least 1"},
+		{"batching=often", `batching "often" is not one of none, greedy`},
+		{"chunking=zip", `chunking "zip" is not one of none, raft, count, reactive, bounded, fragment`},
+		{"chunk-size=8MiB", "chunk-size 8MiB exceeds max-message 4MiB"},
+		{"chunk-size=511", "chunk-size 511 is below the minimum 512"},
+		{"chunk-size=10XB", `chunk-size "10XB" is not a size such as 512, 64KiB or 4MiB`},
+		{"max-message=511", "max-message 511 is below the minimum 512"},
+		{"max-message=2GiB", "max-message 2GiB exceeds the maximum 2147483647"},
+		{"max-request=0", "max-request 0 is below the minimum 512"},
+		{"inflight-bytes=1MiB", "inflight-bytes 1MiB is less than append-size 16MiB"},
+		{"tick=1us", "tick 1µs is below the minimum 1ms"},
+		{"grpc-window=1KiB", "grpc-window 1KiB is below the minimum 64KiB"},
+		{"stream-workers=1000000", "stream-workers 1000000 exceeds the maximum 65536"},
+		{"gogc=x", `gogc "x" is not a whole number`},
+		{"scan-pins=0", "scan-pins 0 must be at least 1"},
+		{"colour=red", "colour red is not a setting of a node"},
+	} {
+		t.Run(test.set, func(t *testing.T) {
+			c := validConfig()
+			name, value, _ := strings.Cut(test.set, "=")
+			err := c.Set(name, value)
+			if err == nil {
+				err = c.Effective().Validate()
+			}
+			var field *FieldError
+			if !errors.As(err, &field) {
+				t.Fatalf("got %v, want a FieldError", err)
+			}
+			if err.Error() != test.want {
+				t.Errorf("got  %s\nwant %s", err, test.want)
+			}
+		})
+	}
+}
+
+// A strategy that does not read chunk-size for messages is not checked against
+// it.
+func TestChunkSizeBeyondMaxMessage(t *testing.T) {
+	for chunking, allowed := range map[string]bool{"none": true, "reactive": true, "raft": false, "count": false, "bounded": false, "fragment": false} {
+		c := validConfig()
+		c.Chunking, c.ChunkSize = chunking, 8<<20
+		if err := c.Effective().Validate(); (err == nil) != allowed {
+			t.Errorf("%s: %v", chunking, err)
+		}
+	}
+}
+
+func TestKnobTypes(t *testing.T) {
+	c := Config{LinkDelay: time.Second}
+	want := map[string]string{"id": "N", "addr": "HOST:PORT", "max-message": "SIZE", "link-rate": "SIZE/s", "link-delay": "DUR", "lanes": "shared|split"}
+	for _, k := range Knobs(&c) {
+		if want[k.Name] != "" && k.Type() != want[k.Name] {
+			t.Errorf("%s has type %s, want %s", k.Name, k.Type(), want[k.Name])
+		}
+	}
+}
