@@ -285,7 +285,7 @@ func (e *Effects) empty() bool {
 // ready turns raft's Ready into effects.
 func (c *Core) ready(rd raft.Ready, eff *Effects) {
 	if rd.HardState != nil {
-		c.term = rd.HardState.GetTerm()
+		c.term = rd.GetTerm()
 	}
 	for _, rs := range rd.ReadStates {
 		c.reads.confirmed(rs, c.term)
@@ -356,7 +356,7 @@ func (c *Core) stop(eff *Effects) {
 		if ch.sequence != 0 {
 			err = ErrUnknownOutcome
 		}
-		c.changes.finish(c, nil, err)
+		c.changes.finish(nil, err)
 	}
 }
 

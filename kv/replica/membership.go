@@ -15,13 +15,13 @@ import (
 // changes are the membership change and the leadership transfer under way; raft
 // takes one of each at a time.
 type changes struct {
-	current  *change
+	current  *Change
 	transfer *transfer
 }
 
-// change is one membership change on its way: first learners catch up, then it
+// Change is one membership change on its way: first learners catch up, then it
 // is proposed, then applied, at last the joint configuration is left.
-type change struct {
+type Change struct {
 	request   *raftpb.ConfChangeV2
 	nodes     []*kvv1.Member // that it adds
 	clusterID uint64
@@ -61,7 +61,7 @@ func (c *Core) Init(self *kvv1.Member, clusterID uint64) (created bool, err erro
 }
 
 // AddLearner adds a node that has no vote.
-func (c *Core) AddLearner(node *kvv1.Member, done func(*kvv1.Membership, error)) *change {
+func (c *Core) AddLearner(node *kvv1.Member, done func(*kvv1.Membership, error)) *Change {
 	if c.role != raft.StateLeader {
 		done(nil, ErrNotLeader)
 		return nil
@@ -85,7 +85,7 @@ func (c *Core) AddLearner(node *kvv1.Member, done func(*kvv1.Membership, error))
 	if slices.Contains(m.GetRemovedIds(), node.GetId()) {
 		return refuse("node %d was removed: an id is not used twice, add it again under a new id", node.GetId())
 	}
-	return c.begin(&change{
+	return c.begin(&Change{
 		request: &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{
 			changeOf(raftpb.ConfChangeAddLearnerNode, node.GetId()),
 		}},
@@ -96,8 +96,8 @@ func (c *Core) AddLearner(node *kvv1.Member, done func(*kvv1.Membership, error))
 }
 
 // refuser returns what ends a change before it begins, with a reason.
-func refuser(done func(*kvv1.Membership, error)) func(format string, args ...any) *change {
-	return func(format string, args ...any) *change {
+func refuser(done func(*kvv1.Membership, error)) func(format string, args ...any) *Change {
+	return func(format string, args ...any) *Change {
 		done(nil, fmt.Errorf("%w: "+format, append([]any{ErrRefused}, args...)...))
 		return nil
 	}
@@ -109,7 +109,7 @@ func changeOf(t raftpb.ConfChangeType, id uint64) *raftpb.ConfChangeSingle {
 
 // ChangeVoters makes these nodes, which must be members, the voters. Removed
 // voters leave, or with retain become learners.
-func (c *Core) ChangeVoters(voters []uint64, retain bool, done func(*kvv1.Membership, error)) *change {
+func (c *Core) ChangeVoters(voters []uint64, retain bool, done func(*kvv1.Membership, error)) *Change {
 	if c.role != raft.StateLeader {
 		done(nil, ErrNotLeader)
 		return nil
@@ -122,7 +122,7 @@ func (c *Core) ChangeVoters(voters []uint64, retain bool, done func(*kvv1.Member
 	if len(voters) == 0 {
 		return refuse("a cluster needs at least one voter")
 	}
-	ch := &change{
+	ch := &Change{
 		request: &raftpb.ConfChangeV2{},
 		done:    done,
 		reached: func(m *kvv1.Membership) bool { return slices.Equal(sorted(m.GetVoters()), voters) },
@@ -157,7 +157,7 @@ func (c *Core) ChangeVoters(voters []uint64, retain bool, done func(*kvv1.Member
 }
 
 // RemoveNode removes a voter or a learner.
-func (c *Core) RemoveNode(id uint64, done func(*kvv1.Membership, error)) *change {
+func (c *Core) RemoveNode(id uint64, done func(*kvv1.Membership, error)) *Change {
 	m := c.membership
 	switch {
 	case c.role != raft.StateLeader:
@@ -173,7 +173,7 @@ func (c *Core) RemoveNode(id uint64, done func(*kvv1.Membership, error)) *change
 		done(nil, fmt.Errorf("%w: node %d is the last voter", ErrRefused, id))
 		return nil
 	}
-	return c.begin(&change{
+	return c.begin(&Change{
 		request: &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{changeOf(raftpb.ConfChangeRemoveNode, id)}},
 		reached: func(m *kvv1.Membership) bool { return memberOf(m, id) == nil },
 		done:    done,
@@ -181,7 +181,7 @@ func (c *Core) RemoveNode(id uint64, done func(*kvv1.Membership, error)) *change
 }
 
 // begin starts a change, unless another one is under way.
-func (c *Core) begin(ch *change) *change {
+func (c *Core) begin(ch *Change) *Change {
 	if c.changes.current != nil || len(c.membership.GetVotersOutgoing()) > 0 {
 		ch.done(nil, fmt.Errorf("%w: another membership change is under way", ErrRefused))
 		return nil
@@ -197,15 +197,15 @@ func (c *Core) begin(ch *change) *change {
 
 // Cancel gives up on a change whose caller no longer waits. One that was
 // proposed may still finish.
-func (c *Core) Cancel(ch *change, cause error) {
+func (c *Core) Cancel(ch *Change, cause error) {
 	if c.changes.current != ch {
 		return
 	}
 	if ch.sequence != 0 {
-		c.changes.finish(c, nil, fmt.Errorf("%w: the membership change may still finish: %w", ErrUnknownOutcome, cause))
+		c.changes.finish(nil, fmt.Errorf("%w: the membership change may still finish: %w", ErrUnknownOutcome, cause))
 		return
 	}
-	c.changes.finish(c, nil, fmt.Errorf("not proposed: %s: %w", c.behind(ch.catchUp), cause))
+	c.changes.finish(nil, fmt.Errorf("not proposed: %s: %w", c.behind(ch.catchUp), cause))
 }
 
 // behind says which learners have not caught up, in words.
@@ -256,17 +256,17 @@ func (cs *changes) tryPropose(c *Core) {
 	c.sequence++
 	header := &kvv1.EntryHeader{
 		Format: 1, Node: c.cfg.ID, Incarnation: c.cfg.Incarnation,
-		Sequence: c.sequence, ClockUnixNanos: uint64(c.now.UnixNano()), //nolint:gosec // read back as signed
+		Sequence: c.sequence, ClockUnixNanos: uint64(c.now.UnixNano()),
 	}
 	context, err := proto.Marshal(&kvv1.MembershipChange{Header: header, ClusterId: ch.clusterID, Nodes: ch.nodes})
 	if err != nil {
-		cs.finish(c, nil, err)
+		cs.finish(nil, err)
 		return
 	}
 	ch.request.Context = context
 	_, data, err := raftpb.MarshalConfChange(ch.request)
 	if err != nil {
-		cs.finish(c, nil, err)
+		cs.finish(nil, err)
 		return
 	}
 	m := &raftpb.Message{
@@ -277,10 +277,10 @@ func (cs *changes) tryPropose(c *Core) {
 	case errors.Is(err, raft.ErrProposalDropped):
 		return // a transfer or too much uncommitted: the next tick tries again
 	case err != nil:
-		cs.finish(c, nil, err)
+		cs.finish(nil, err)
 	case m.GetEntries()[0].GetType() != raftpb.EntryConfChangeV2:
 		// Raft put an empty entry in its place (trap 10).
-		cs.finish(c, nil, fmt.Errorf("%w: another membership change is not applied yet", ErrRefused))
+		cs.finish(nil, fmt.Errorf("%w: another membership change is not applied yet", ErrRefused))
 	default:
 		ch.sequence = c.sequence
 		c.count.MembershipChanges++
@@ -418,7 +418,7 @@ func (cs *changes) leaderChanged(c *Core) {
 		if cs.current.sequence != 0 {
 			err = fmt.Errorf("%w: leadership was lost: the membership change may still finish", ErrUnknownOutcome)
 		}
-		cs.finish(c, nil, err)
+		cs.finish(nil, err)
 	}
 }
 

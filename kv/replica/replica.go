@@ -201,25 +201,25 @@ func (r *Replica) Init(ctx context.Context, self *kvv1.Member) (clusterID uint64
 // AddLearner adds a node without a vote and returns once that is applied here.
 // A node that already is a member at that address is left as it is.
 func (r *Replica) AddLearner(ctx context.Context, m *kvv1.Member) (*kvv1.Membership, error) {
-	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *change { return c.AddLearner(m, done) })
+	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *Change { return c.AddLearner(m, done) })
 }
 
 // ChangeVoters sets the voters by joint consensus: it waits until those that
 // are learners now have caught up, and returns when the joint configuration is
 // left. Removed voters leave, or with retain become learners.
 func (r *Replica) ChangeVoters(ctx context.Context, voters []uint64, retain bool) (*kvv1.Membership, error) {
-	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *change {
+	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *Change {
 		return c.ChangeVoters(voters, retain, done)
 	})
 }
 
 // RemoveNode removes a voter or a learner for good.
 func (r *Replica) RemoveNode(ctx context.Context, id uint64) (*kvv1.Membership, error) {
-	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *change { return c.RemoveNode(id, done) })
+	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *Change { return c.RemoveNode(id, done) })
 }
 
-func (r *Replica) change(ctx context.Context, begin func(*Core, func(*kvv1.Membership, error)) *change) (*kvv1.Membership, error) {
-	var ch *change
+func (r *Replica) change(ctx context.Context, begin func(*Core, func(*kvv1.Membership, error)) *Change) (*kvv1.Membership, error) {
+	var ch *Change
 	return ask(ctx, r, func(c *Core, reply func(*kvv1.Membership, error)) {
 		ch = begin(c, reply)
 	}, func(c *Core, cause error) {

@@ -56,7 +56,7 @@ func (n *network) carry(from, to *Replica, m *raftpb.Message) {
 		if err != nil {
 			return err
 		}
-		defer source.Close()
+		defer func() { _ = source.Close() }()
 		sink, err := to.AcceptSnapshot(m)
 		if err != nil {
 			return err
