@@ -73,7 +73,7 @@ func (env *transcript) handle(d *datadriven.TestData) {
 		env.printf("created=%v err=%v\n", created, err)
 	case "propose":
 		var ps []Proposal
-		for _, line := range strings.SplitSeq(strings.TrimSpace(d.Input), "\n") {
+		for line := range strings.SplitSeq(strings.TrimSpace(d.Input), "\n") {
 			key, value, _ := strings.Cut(line, "=")
 			p := Proposal{
 				Command: kv.Command{Kind: kv.KindPut, Key: []byte(key), Value: []byte(value)},
@@ -98,7 +98,7 @@ func (env *transcript) handle(d *datadriven.TestData) {
 		var text string
 		d.ScanArgs(env.t, "voters", &text)
 		var voters []uint64
-		for _, f := range strings.SplitSeq(text, "/") {
+		for f := range strings.SplitSeq(text, "/") {
 			v, err := strconv.ParseUint(f, 10, 64)
 			if err != nil {
 				d.Fatalf(env.t, "voters: %v", err)

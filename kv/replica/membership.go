@@ -228,7 +228,7 @@ func caughtUp(p Progress, last uint64) bool {
 	return p.State == progressReplicate && p.RecentActive && p.Match+catchUpSlack >= last
 }
 
-func (cs *changes) finish(c *Core, m *kvv1.Membership, err error) {
+func (cs *changes) finish(m *kvv1.Membership, err error) {
 	ch := cs.current
 	cs.current = nil
 	ch.done(m, err)
