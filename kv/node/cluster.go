@@ -116,7 +116,6 @@ func (s *clusterService) describe(ctx context.Context, address string) (*cluster
 		return nil, err
 	}
 	defer conn.Close() //nolint:errcheck // closing a connection that has done its work
-	// A node that has only just begun to listen may refuse the first dial.
 	return clusterv1.NewClusterClient(conn).Describe(ctx, &clusterv1.DescribeRequest{})
 }
 

@@ -156,7 +156,10 @@ type FieldError struct {
 }
 
 func (e *FieldError) Error() string {
-	return strings.TrimSpace(e.Field + " " + e.Value + " " + e.Problem)
+	if e.Value == "" {
+		return e.Field + " " + e.Problem
+	}
+	return e.Field + " " + e.Value + " " + e.Problem
 }
 
 // Validate checks a config, after Effective; its errors are *FieldError.

@@ -230,7 +230,7 @@ func (n *Node) describe(incarnation uint64) (*kvv1.Member, error) {
 		return m, nil
 	}
 	if n.peerListener == nil {
-		m.PeerAddress = "local"
+		m.PeerAddress = fmt.Sprintf("local:%d", n.cfg.ID)
 		return m, nil
 	}
 	m.PeerAddress = n.peerListener.Addr().String()

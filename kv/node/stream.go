@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"errors"
 	"io"
 	"slices"
@@ -9,7 +8,6 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
 
 	"raftlab/kv"
 	"raftlab/kv/replica"
@@ -196,6 +194,8 @@ func (s *kvService) Stream(stream grpc.BidiStreamingServer[kvv1.StreamRequest, k
 	case errors.Is(end, replica.ErrStopped):
 		return s.errors.status(end)
 	}
+	// A message that gRPC refused, which ended the stream already: without an
+	// Outcome, so what has no answer is unknown to the client.
 	return end
 }
 
@@ -207,7 +207,7 @@ func (s *kvService) receive(
 	for {
 		req, err := stream.Recv()
 		if err != nil {
-			ended <- streamError(err)
+			ended <- err
 			return
 		}
 		select {
@@ -220,17 +220,4 @@ func (s *kvService) receive(
 		x.reset(req)
 		x.start(s.replica)
 	}
-}
-
-// streamError adds to gRPC's own refusal of a message that the writes in it were
-// not applied; the end of the stream stays io.EOF.
-func streamError(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) {
-		return err
-	}
-	st := status.Convert(err)
-	if detailed, failed := st.WithDetails(&kvv1.Outcome{Applied: kvv1.Applied_APPLIED_NO}); failed == nil {
-		return detailed.Err()
-	}
-	return err
 }

@@ -1,0 +1,629 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
+
+	clusterv1 "raftlab/proto/raftlab/cluster/v1"
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+	labv1 "raftlab/proto/raftlab/lab/v1"
+	"raftlab/transport"
+)
+
+// member is a running node with a connection to its client port.
+type member struct {
+	*Node
+	conn    *grpc.ClientConn
+	kv      kvv1.KVClient
+	cluster clusterv1.ClusterClient
+}
+
+func testConfig(id uint64) Config {
+	c := DefaultConfig()
+	c.ID, c.Addr, c.Tick = id, "127.0.0.1:0", 20*time.Millisecond
+	return c
+}
+
+// start runs a node until the test ends; set may change its options.
+func start(t *testing.T, id uint64, set func(*Options)) *member {
+	t.Helper()
+	o := Options{Config: testConfig(id), Version: "test"}
+	if testing.Verbose() {
+		o.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	if set != nil {
+		set(&o)
+	}
+	n, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopNode(t, n) })
+	conn, err := grpc.NewClient("passthrough:///"+n.Addr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return &member{Node: n, conn: conn, kv: kvv1.NewKVClient(conn), cluster: clusterv1.NewClusterClient(conn)}
+}
+
+func stopNode(t *testing.T, n *Node) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := n.Stop(ctx); err != nil {
+		t.Errorf("node %d stopped with %v", n.ID(), err)
+	}
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually waits for what other goroutines are about to bring about.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not so: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// startCluster runs n nodes, all voters, led by the first.
+func startCluster(t *testing.T, n int, set func(*Options)) []*member {
+	t.Helper()
+	ctx := within(t, 30*time.Second)
+	members := []*member{start(t, 1, set)}
+	if _, err := members[0].cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	voters := []uint64{1}
+	for id := uint64(2); id <= uint64(n); id++ {
+		m := start(t, id, set)
+		members, voters = append(members, m), append(voters, id)
+		if _, err := members[0].cluster.AddLearner(ctx, &clusterv1.AddLearnerRequest{Id: id, Address: m.Addr()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resp, err := members[0].cluster.ChangeMembership(ctx, &clusterv1.ChangeMembershipRequest{Voters: voters})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := resp.GetMembership(); !slices.Equal(m.GetVoters(), voters) || len(m.GetVotersOutgoing()) > 0 {
+		t.Fatalf("membership is %v", m)
+	}
+	return members
+}
+
+// leaderOf waits for a leader and returns it with the others.
+func leaderOf(t *testing.T, members []*member) (leader *member, others []*member) {
+	t.Helper()
+	eventually(t, "a node leads", func() bool {
+		leader, others = nil, nil
+		for _, m := range members {
+			if m.Replica().Leader() == m.ID() {
+				leader = m
+			} else {
+				others = append(others, m)
+			}
+		}
+		return leader != nil
+	})
+	return leader, others
+}
+
+func TestOneNode(t *testing.T) {
+	m := start(t, 1, nil)
+	ctx := within(t, 20*time.Second)
+
+	described, err := m.cluster.Describe(ctx, &clusterv1.DescribeRequest{})
+	if err != nil || described.GetClusterId() != 0 || described.GetNode().GetAddress() != m.Addr() || described.GetNode().GetIncarnation() == 0 {
+		t.Fatalf("Describe before Init: %v, %v", described, err)
+	}
+	_, err = m.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")})
+	if code, applied, leader := outcome(err); code != codes.FailedPrecondition || applied != kvv1.Applied_APPLIED_NO || leader == nil || leader.GetLeaderId() != 0 {
+		t.Errorf("put before Init: %v, %v", err, leader)
+	}
+
+	first, err := m.cluster.Init(ctx, &clusterv1.InitRequest{})
+	if err != nil || !first.GetCreated() || first.GetClusterId() == 0 || first.GetNodeId() != 1 {
+		t.Fatalf("Init: %v, %v", first, err)
+	}
+	again, err := m.cluster.Init(ctx, &clusterv1.InitRequest{})
+	if err != nil || again.GetCreated() || again.GetClusterId() != first.GetClusterId() {
+		t.Errorf("second Init: %v, %v", again, err)
+	}
+
+	w, err := m.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")})
+	if err != nil || w.GetVersion() != 1 || w.GetRevision() != 2 || w.GetAppliedIndex() == 0 {
+		t.Fatalf("Put right after Init: %v, %v", w, err)
+	}
+	g, err := m.kv.Get(ctx, &kvv1.GetRequest{Key: []byte("k")})
+	if err != nil || string(g.GetValue()) != "v" || !g.GetFound() || g.GetModRevision() != 2 {
+		t.Errorf("Get: %v, %v", g, err)
+	}
+	c, err := m.kv.CompareAndSwap(ctx, &kvv1.CompareAndSwapRequest{Key: []byte("k"), ExpectAbsent: true, Value: []byte("x")})
+	if err != nil || c.GetSucceeded() || !c.GetFound() || string(c.GetValue()) != "v" || c.GetVersion() != 1 {
+		t.Errorf("CompareAndSwap that does not match: %v, %v", c, err)
+	}
+	c, err = m.kv.CompareAndSwap(ctx, &kvv1.CompareAndSwapRequest{Key: []byte("k"), Expect: []byte("v"), Value: []byte("w")})
+	if err != nil || !c.GetSucceeded() || c.GetVersion() != 2 {
+		t.Errorf("CompareAndSwap: %v, %v", c, err)
+	}
+	b, err := m.kv.Batch(ctx, &kvv1.BatchRequest{Operations: []*kvv1.Operation{op(7, opPut, "a", "1"), op(8, opGet, "k", ""), op(9, opDel, "k", "")}})
+	if err != nil || !b.GetSucceeded() || len(b.GetResults()) != 3 || string(b.GetResults()[1].GetValue()) != "w" || b.GetResults()[2].GetId() != 9 {
+		t.Errorf("Batch: %v, %v", b, err)
+	}
+	refused := op(2, opSwap, "a", "3")
+	refused.Expect = []byte("2")
+	b, err = m.kv.Batch(ctx, &kvv1.BatchRequest{Operations: []*kvv1.Operation{op(1, opPut, "b", "1"), refused, op(3, opPut, "c", "1")}})
+	if err != nil || b.GetSucceeded() || len(b.GetResults()) != 2 || string(b.GetResults()[1].GetValue()) != "1" {
+		t.Errorf("Batch that does not match: %v, %v", b, err)
+	}
+	d, err := m.kv.Delete(ctx, &kvv1.DeleteRequest{Key: []byte("k")})
+	if err != nil || d.GetDeleted() {
+		t.Errorf("Delete of a deleted key: %v, %v", d, err)
+	}
+	keys, _ := scanAll(t, nil, &kvv1.ScanRequest{Limit: 1}, func(req *kvv1.ScanRequest) (*kvv1.ScanResponse, error) { return m.kv.Scan(ctx, req) }, func() {})
+	if !slices.Equal(keys, []string{"a"}) {
+		t.Errorf("Scan gave %q", keys)
+	}
+	s, err := m.cluster.Snapshot(ctx, &clusterv1.SnapshotRequest{})
+	if err != nil || s.GetKeys() != 1 || s.GetIndex() == 0 || s.GetTerm() == 0 {
+		t.Errorf("Snapshot: %v, %v", s, err)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	m := startCluster(t, 1, func(o *Options) { o.Config.MaxMessage = 64 << 10 })[0]
+	ctx := within(t, 20*time.Second)
+	if _, err := m.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := m.cluster.Status(ctx, &clusterv1.StatusRequest{WithStateHash: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := m.Store().View().Hash()
+	for _, check := range []struct {
+		what string
+		ok   bool
+	}{
+		{"node and cluster", s.GetNodeId() == 1 && s.GetIncarnation() != 0 && s.GetClusterId() != 0},
+		{"role", s.GetRole() == clusterv1.Role_ROLE_LEADER && s.GetLeaderId() == 1 && s.GetLeaderAddress() == m.Addr() && s.GetTerm() > 0},
+		{"log", s.GetCommitIndex() >= s.GetAppliedIndex() && s.GetAppliedIndex() > 0 && s.GetLogLastIndex() >= s.GetCommitIndex() && s.GetLogFirstIndex() > 0 && s.GetLogBytes() > 0},
+		{"membership", slices.Equal(s.GetMembership().GetVoters(), []uint64{1}) && s.GetMembership().GetNodes()[0].GetAddress() == m.Addr()},
+		{"store", s.GetRevision() == 2 && s.GetKeys() == 1},
+		{"hash", hex.EncodeToString(s.GetStateHash()) == hex.EncodeToString(hash[:])},
+		{"limits", s.GetLimits().GetMaxMessageBytes() == 64<<10 && s.GetLimits().GetChunkSizeBytes() == 64<<10 && s.GetLimits().GetChunking() == "fragment" && s.GetLimits().GetMaxEntryBytes() > 0},
+		{"counters", s.GetCounters()["elected"] == 1 && s.GetCounters()["commands_proposed"] == 1},
+		{"version", s.GetVersion() == "test"},
+		{"config", s.GetConfig()["max-message"] == "64KiB" && len(s.GetConfig()) == len(Knobs(&Config{}))},
+	} {
+		if !check.ok {
+			t.Errorf("%s: %v", check.what, s)
+		}
+	}
+	if s, err = m.cluster.Status(ctx, &clusterv1.StatusRequest{}); err != nil || len(s.GetStateHash()) > 0 {
+		t.Errorf("a hash that was not asked for: %x, %v", s.GetStateHash(), err)
+	}
+}
+
+// Three nodes, over each transport: writes on the leader, reads on every node,
+// what a follower answers, and a change of leader.
+func TestThreeNodes(t *testing.T) {
+	for name, set := range map[string]func() func(*Options){
+		"stream": func() func(*Options) { return nil },
+		"unary":  func() func(*Options) { return func(o *Options) { o.Config.Transport = transport.KindUnary } },
+		"local": func() func(*Options) {
+			network := transport.NewNetwork()
+			return func(o *Options) { o.Network = network }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			members := startCluster(t, 3, set())
+			leader, followers := leaderOf(t, members)
+			ctx := within(t, 30*time.Second)
+
+			w, err := leader.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range members {
+				g, err := m.kv.Get(ctx, &kvv1.GetRequest{Key: []byte("k")})
+				if err != nil || string(g.GetValue()) != "v" || g.GetModRevision() != w.GetModRevision() {
+					t.Errorf("linearizable get on node %d: %v, %v", m.ID(), g, err)
+				}
+			}
+			_, err = followers[0].kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("x")})
+			if code, applied, to := outcome(err); code != codes.FailedPrecondition || applied != kvv1.Applied_APPLIED_NO || to.GetLeaderId() != leader.ID() || to.GetLeaderAddress() != leader.Addr() {
+				t.Errorf("put on a follower: %v, %v", err, to)
+			}
+			stream, err := followers[0].kv.Stream(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r := exchangeOps(t, stream, op(1, opPut, "k", "x"), op(2, opGet, "k", "")); r[0].GetError().GetNotLeader().GetLeaderAddress() != leader.Addr() || string(r[1].GetValue()) != "v" {
+				t.Errorf("stream on a follower: %v", r)
+			}
+
+			to := followers[1]
+			moved, err := leader.cluster.TransferLeadership(ctx, &clusterv1.TransferLeadershipRequest{To: to.ID()})
+			if err != nil || moved.GetLeaderId() != to.ID() {
+				t.Fatalf("TransferLeadership: %v, %v", moved, err)
+			}
+			eventually(t, "the new leader knows", func() bool { return to.Replica().Leader() == to.ID() })
+			if _, err := to.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("w")}); err != nil {
+				t.Errorf("put on the new leader: %v", err)
+			}
+			var hashes []string
+			for _, m := range members {
+				if _, err := m.kv.Get(ctx, &kvv1.GetRequest{Key: []byte("k")}); err != nil {
+					t.Fatal(err)
+				}
+				s, err := m.cluster.Status(ctx, &clusterv1.StatusRequest{WithStateHash: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				hashes = append(hashes, hex.EncodeToString(s.GetStateHash()))
+				if len(s.GetTransport()) != 2 {
+					t.Errorf("node %d knows %d peers", m.ID(), len(s.GetTransport()))
+				}
+				if want := m.ID() == to.ID(); (len(s.GetProgress()) == 2) != want {
+					t.Errorf("node %d reports progress %v", m.ID(), s.GetProgress())
+				}
+			}
+			if hashes[0] != hashes[1] || hashes[1] != hashes[2] {
+				t.Errorf("state hashes differ: %v", hashes)
+			}
+		})
+	}
+}
+
+func TestMembershipIsIdempotent(t *testing.T) {
+	members := startCluster(t, 2, nil)
+	leader, _ := leaderOf(t, members)
+	ctx := within(t, 30*time.Second)
+	stranger := start(t, 9, nil)
+	foreign := start(t, 8, nil)
+	if _, err := foreign.cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	add := func(id uint64, address string) error {
+		_, err := leader.cluster.AddLearner(ctx, &clusterv1.AddLearnerRequest{Id: id, Address: address})
+		return err
+	}
+	change := func(voters ...uint64) error {
+		_, err := leader.cluster.ChangeMembership(ctx, &clusterv1.ChangeMembershipRequest{Voters: voters})
+		return err
+	}
+	remove := func(id uint64) error {
+		_, err := leader.cluster.RemoveNode(ctx, &clusterv1.RemoveNodeRequest{Id: id})
+		return err
+	}
+	const refused, invalid = codes.FailedPrecondition, codes.InvalidArgument
+	localhost := strings.Replace(members[1].Addr(), "127.0.0.1", "localhost", 1)
+	for _, test := range []struct {
+		name string
+		err  error
+		code codes.Code
+		text string
+	}{
+		{"the same again", add(2, members[1].Addr()), codes.OK, ""},
+		{"the same by another name", add(2, localhost), codes.OK, ""},
+		{"an id at another's address", add(2, stranger.Addr()), refused, "is node 9, not 2"},
+		{"a member elsewhere", add(2, "127.0.0.1:1"), refused, "node 2 is a member at " + members[1].Addr() + ", not 127.0.0.1:1"},
+		{"a member's address for a new id", add(3, members[1].Addr()), refused, "is node 2, not 3"},
+		{"nobody there", add(3, "127.0.0.1:1"), refused, "the node at 127.0.0.1:1 does not answer"},
+		{"of another cluster", add(8, foreign.Addr()), refused, "node 8 belongs to another cluster"},
+		{"no address", add(3, ""), invalid, `address "" is not host:port`},
+		{"no id", add(0, stranger.Addr()), invalid, "id 0 is outside 1 to 18446744073709551613"},
+		{"the same voters", change(1, 2), codes.OK, ""},
+		{"no voters", change(), refused, "at least one voter"},
+		{"unknown voter", change(1, 2, 7), refused, "node 7 is not a member"},
+		{"a reserved voter", change(1, 1<<64-1), invalid, "voters 18446744073709551615 is outside"},
+		{"removal of an unknown node", remove(7), refused, "node 7 is not a member"},
+		{"a new node", add(9, stranger.Addr()), codes.OK, ""},
+		{"its removal", remove(9), codes.OK, ""},
+		{"its removal again", remove(9), codes.OK, ""},
+		{"its id again", add(9, stranger.Addr()), refused, "node 9 was removed"},
+	} {
+		st := status.Convert(test.err)
+		if st.Code() != test.code || !strings.Contains(st.Message(), test.text) {
+			t.Errorf("%s: %v %q, want %v %q", test.name, st.Code(), st.Message(), test.code, test.text)
+		}
+		if _, applied, _ := outcome(test.err); test.err != nil && applied != kvv1.Applied_APPLIED_NO {
+			t.Errorf("%s: applied is %v", test.name, applied)
+		}
+	}
+	_, err := members[1].cluster.RemoveNode(ctx, &clusterv1.RemoveNodeRequest{Id: 1})
+	if _, _, to := outcome(err); to.GetLeaderAddress() != leader.Addr() {
+		t.Errorf("a change on a follower: %v", err)
+	}
+}
+
+// A change that takes too long says what it waits for, in time for its caller to
+// hear it.
+func TestChangeTooSlow(t *testing.T) {
+	members := startCluster(t, 1, nil)
+	ctx := within(t, 20*time.Second)
+	late := start(t, 2, nil)
+	if _, err := members[0].cluster.AddLearner(ctx, &clusterv1.AddLearnerRequest{Id: 2, Address: late.Addr()}); err != nil {
+		t.Fatal(err)
+	}
+	stopNode(t, late.Node)
+	eventually(t, "the leader notices", func() bool {
+		s, err := members[0].cluster.Status(ctx, &clusterv1.StatusRequest{})
+		return err == nil && len(s.GetProgress()) == 1 && !s.GetProgress()[0].GetRecentActive()
+	})
+	_, err := members[0].cluster.ChangeMembership(within(t, 500*time.Millisecond), &clusterv1.ChangeMembershipRequest{Voters: []uint64{1, 2}})
+	if code, applied, _ := outcome(err); code != codes.DeadlineExceeded || applied != kvv1.Applied_APPLIED_NO || !strings.Contains(err.Error(), "node 2 has not caught up") {
+		t.Errorf("got %v", err)
+	}
+	// Nothing is left under way.
+	if _, err := members[0].cluster.RemoveNode(ctx, &clusterv1.RemoveNodeRequest{Id: 2}); err != nil {
+		t.Errorf("the next change: %v", err)
+	}
+}
+
+func TestHealthAndReflection(t *testing.T) {
+	m := start(t, 1, nil)
+	ctx := within(t, 20*time.Second)
+	health := grpc_health_v1.NewHealthClient(m.conn)
+	serving := func(service string) bool {
+		resp, err := health.Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
+		return err == nil && resp.GetStatus() == grpc_health_v1.HealthCheckResponse_SERVING
+	}
+	if !serving("") || serving(serviceKV) {
+		t.Error("before Init the process serves, and KV does not")
+	}
+	watch, err := health.Watch(ctx, &grpc_health_v1.HealthCheckRequest{Service: serviceKV})
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(want grpc_health_v1.HealthCheckResponse_ServingStatus) {
+		t.Helper()
+		if resp, err := watch.Recv(); err != nil || resp.GetStatus() != want {
+			t.Errorf("watched %v, %v; want %v", resp, err, want)
+		}
+	}
+	expect(grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+	if _, err := m.cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	expect(grpc_health_v1.HealthCheckResponse_SERVING)
+
+	info, err := grpc_reflection_v1.NewServerReflectionClient(m.conn).ServerReflectionInfo(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := info.Send(&grpc_reflection_v1.ServerReflectionRequest{
+		MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	list, err := info.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, s := range list.GetListServicesResponse().GetService() {
+		names = append(names, s.GetName())
+	}
+	for _, want := range []string{"raftlab.kv.v1.KV", "raftlab.cluster.v1.Cluster", "grpc.health.v1.Health"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("reflection lists %v, not %s", names, want)
+		}
+	}
+	if err := info.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+
+	// A watch hears of the end, and does not hold it up.
+	began := time.Now()
+	stopNode(t, m.Node)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("stopping took %v with a watch open", took)
+	}
+	expect(grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+}
+
+func TestRequestLimits(t *testing.T) {
+	m := startCluster(t, 1, func(o *Options) { o.Config.MaxRequest = 1 << 20 })[0]
+	ctx := within(t, 20*time.Second)
+	fits := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 1<<20-100)}
+	if _, err := m.kv.Put(ctx, fits, grpc.UseCompressor(gzip.Name)); err != nil {
+		t.Errorf("a compressed request within the limit: %v", err)
+	}
+	beyond := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 1<<20)}
+	if _, err := m.kv.Put(ctx, beyond); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a request over max-request: %v", err)
+	}
+	bomb := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 64<<20)} // 64 KiB on the wire
+	if _, err := m.kv.Put(ctx, bomb, grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a gzip bomb: %v", err)
+	}
+	stream, err := m.kv.Stream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exchangeOps(t, stream, op(1, opPut, "k", "v"))
+	if err := stream.Send(&kvv1.StreamRequest{Operations: []*kvv1.Operation{{Kind: opPut, Key: []byte("k"), Value: beyond.GetValue()}}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	if code, applied, _ := outcome(err); code != codes.ResourceExhausted || applied == kvv1.Applied_APPLIED_NO {
+		t.Errorf("a stream message over max-request: %v", err)
+	}
+}
+
+func TestDebugPort(t *testing.T) {
+	m := start(t, 42, func(o *Options) { o.Config.DebugAddr = "127.0.0.1:0" })
+	ctx := within(t, 20*time.Second)
+	get := func(path string) string {
+		t.Helper()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.DebugAddr()+path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close() //nolint:errcheck // read to its end
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s, %v", path, resp.Status, err)
+		}
+		return string(body)
+	}
+	if index := get("/debug/pprof/"); !strings.Contains(index, "goroutine") {
+		t.Errorf("the index is %q", index)
+	}
+	// Goroutines of the node are labelled, so that a profile can be split.
+	if stacks := get("/debug/pprof/goroutine?debug=1"); !strings.Contains(stacks, `"node":"42"`) {
+		t.Error("no goroutine is labelled node=42")
+	}
+	if profile := get("/debug/pprof/profile?seconds=1"); len(profile) == 0 {
+		t.Error("the CPU profile is empty")
+	}
+
+	conn, err := grpc.NewClient("passthrough:///"+m.DebugAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() //nolint:errcheck // the test is over
+	lab := labv1.NewLabClient(conn)
+	u, err := lab.Usage(ctx, &labv1.UsageRequest{CollectGarbage: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.GetCpuUserNanos() == 0 || u.GetRssBytes() == 0 || u.GetHeapLiveBytes() == 0 || u.GetAllocatedBytes() == 0 || u.GetGcCycles() == 0 || u.GetGoroutines() == 0 {
+		t.Errorf("usage is %v", u)
+	}
+	later, err := lab.Usage(ctx, &labv1.UsageRequest{CollectGarbage: true})
+	if err != nil || later.GetGcCycles() <= u.GetGcCycles() || later.GetAllocatedObjects() <= u.GetAllocatedObjects() {
+		t.Errorf("later usage is %v, %v", later, err)
+	}
+}
+
+// The node takes itself down when it cannot go on, and tells why.
+func TestFatalError(t *testing.T) {
+	m := startCluster(t, 1, nil)[0]
+	why := fmt.Errorf("remove node 1, add it again under a new id")
+	peerHandler{m.Node}.Refused(why)
+	peerHandler{m.Node}.Refused(fmt.Errorf("a second reason"))
+	select {
+	case <-m.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the node goes on")
+	}
+	if m.Err() != why { //nolint:errorlint // the very error
+		t.Errorf("it ended with %v", m.Err())
+	}
+	if err := m.Stop(t.Context()); err != why { //nolint:errorlint // the very error
+		t.Errorf("Stop says %v", err)
+	}
+	m.err = nil // for the cleanup
+}
+
+func TestNewRefuses(t *testing.T) {
+	running := start(t, 1, nil)
+	for _, test := range []struct {
+		set  func(*Config)
+		want string
+	}{
+		{func(c *Config) { c.ID = 0 }, "id 0 must be at least 1"},
+		{func(c *Config) { c.Addr = running.Addr() }, "addr " + running.Addr() + ": listen tcp " + running.Addr() + ": bind: address already in use"},
+		{func(c *Config) { c.PeerAddr = running.PeerAddr() }, "peer-addr " + running.PeerAddr() + ": listen tcp " + running.PeerAddr() + ": bind: address already in use"},
+		{func(c *Config) { c.Addr, c.PeerAddr = "0.0.0.0:0", "127.0.0.1:0" }, "advertise must be set: addr 0.0.0.0:0 is every interface, which is no address to tell others"},
+		{func(c *Config) { c.PeerAddr = "0.0.0.0:0" }, "advertise-peer must be set: peer-addr 0.0.0.0:0 is every interface, which is no address to tell others"},
+	} {
+		c := testConfig(2)
+		test.set(&c)
+		if n, err := New(Options{Config: c}); err == nil {
+			t.Errorf("New succeeded, want %q", test.want)
+			stopNode(t, n)
+		} else if err.Error() != test.want {
+			t.Errorf("got  %s\nwant %s", err, test.want)
+		}
+	}
+}
+
+func TestStopWithoutStart(t *testing.T) {
+	n, err := New(Options{Config: testConfig(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopNode(t, n)
+	stopNode(t, n)
+	if err := n.Start(); err == nil {
+		t.Error("a stopped node started")
+	}
+	c := testConfig(1)
+	c.Addr, c.PeerAddr = n.Addr(), n.PeerAddr()
+	again, err := New(Options{Config: c})
+	if err != nil {
+		t.Fatalf("the ports were not given back: %v", err)
+	}
+	stopNode(t, again)
+}
+
+// A leader that stops hands over: writes go on at once elsewhere, and every
+// write it acknowledged is there.
+func TestGracefulStop(t *testing.T) {
+	members := startCluster(t, 3, nil)
+	leader, followers := leaderOf(t, members)
+	ctx := within(t, 30*time.Second)
+	acked := make(chan int, 1)
+	go func() {
+		n := 0
+		defer func() { acked <- n }()
+		for {
+			_, err := leader.kv.Put(ctx, &kvv1.PutRequest{Key: fmt.Appendf(nil, "%06d", n), Value: []byte("v")})
+			if err != nil {
+				if _, applied, _ := outcome(err); applied == kvv1.Applied_APPLIED_UNKNOWN {
+					t.Errorf("a write was left unknown by a graceful stop: %v", err)
+				}
+				return
+			}
+			n++
+		}
+	}()
+	eventually(t, "writes flow", func() bool { return leader.Store().State().Keys > 10 })
+	stopNode(t, leader.Node)
+	n := <-acked
+	next, _ := leaderOf(t, followers)
+	for i := range n {
+		key := fmt.Appendf(nil, "%06d", i)
+		if resp, err := next.kv.Get(ctx, &kvv1.GetRequest{Key: key}); err != nil || !resp.GetFound() {
+			t.Fatalf("acknowledged write %d of %d: %v, %v", i, n, resp, err)
+		}
+	}
+}
