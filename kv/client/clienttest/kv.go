@@ -35,7 +35,6 @@ func (c *Cluster) apply(op *kvv1.Operation) *kvv1.Result {
 			item = nil
 		}
 	case kvv1.OperationKind_OPERATION_KIND_COMPARE_AND_SWAP:
-		c.index++
 		matches := item != nil && bytes.Equal(item.GetValue(), op.GetExpect())
 		if op.GetExpectAbsent() {
 			matches = item == nil
@@ -43,6 +42,7 @@ func (c *Cluster) apply(op *kvv1.Operation) *kvv1.Result {
 		if matches {
 			item = c.put(key, op.GetValue())
 		} else {
+			c.index++
 			r.Succeeded, r.Value = false, item.GetValue()
 		}
 	default:

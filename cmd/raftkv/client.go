@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"raftlab/kv/client"
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+// clientCommands are the commands that talk to a running cluster.
+func clientCommands(opts *globalOptions) []*cobra.Command {
+	return []*cobra.Command{
+		putCommand(opts), getCommand(opts), delCommand(opts), casCommand(opts),
+		scanCommand(opts), batchCommand(opts), clusterCommand(opts),
+	}
+}
+
+// session is one run of a client command.
+type session struct {
+	*client.Client
+	cmd  *cobra.Command
+	opts *globalOptions
+}
+
+// withClient makes a command's RunE of what it does with a cluster: it checks
+// the endpoints, bounds the whole by --timeout and gives errors their exit code.
+func withClient(opts *globalOptions, do func(ctx context.Context, s *session, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		endpoints, err := parseEndpoints(opts.endpoints)
+		if err != nil {
+			return err
+		}
+		// One command is over before the members could have changed.
+		c, err := client.New(client.Config{Endpoints: endpoints, RefreshInterval: -1})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(cmd.Context(), opts.timeout)
+		defer cancel()
+		return withExitCode(do(ctx, &session{Client: c, cmd: cmd, opts: opts}, args))
+	}
+}
+
+func parseEndpoints(list []string) ([]string, error) {
+	endpoints := make([]string, 0, len(list))
+	for _, e := range list {
+		e = strings.TrimSpace(e)
+		if _, _, err := net.SplitHostPort(e); err != nil {
+			return nil, usageErrorf("endpoint %q is not host:port", e)
+		}
+		endpoints = append(endpoints, e)
+	}
+	if len(endpoints) == 0 {
+		return nil, usageErrorf("no endpoints: give --endpoints or RAFTKV_ENDPOINTS")
+	}
+	return endpoints, nil
+}
+
+// withExitCode tells a write of unknown outcome from one that failed.
+func withExitCode(err error) error {
+	var e *client.Error
+	if errors.As(err, &e) && e.Applied == kvv1.Applied_APPLIED_UNKNOWN {
+		return &exitError{code: exitUnknown, err: err}
+	}
+	return err
+}
+
+// answer prints the text, or with -o json the message.
+func (s *session) answer(m proto.Message, format string, args ...any) error {
+	if s.opts.json() {
+		return s.json(m)
+	}
+	_, err := fmt.Fprintf(s.cmd.OutOrStdout(), format+"\n", args...)
+	return err
+}
+
+// raw prints a value as it is, or with -o json the message.
+func (s *session) raw(m proto.Message, value []byte) error {
+	if s.opts.json() {
+		return s.json(m)
+	}
+	_, err := s.cmd.OutOrStdout().Write(value)
+	return err
+}
+
+// json prints one line: the protobuf JSON form, as grpcurl prints it, with
+// 64-bit numbers as strings and bytes in base64.
+func (s *session) json(m proto.Message) error {
+	data, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	// protojson varies its spacing on purpose.
+	var line bytes.Buffer
+	if err := json.Compact(&line, data); err != nil {
+		return err
+	}
+	line.WriteByte('\n')
+	_, err = line.WriteTo(s.cmd.OutOrStdout())
+	return err
+}
+
+// value is a VALUE argument: itself, or standard input for "-".
+func (s *session) value(arg string) ([]byte, error) {
+	if arg != "-" {
+		return []byte(arg), nil
+	}
+	data, err := io.ReadAll(s.cmd.InOrStdin())
+	if err != nil {
+		return nil, fmt.Errorf("reading the value from standard input: %w", err)
+	}
+	return data, nil
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"raftlab/kv/node"
+	clusterv1 "raftlab/proto/raftlab/cluster/v1"
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+func statusCommand(opts *globalOptions) *cobra.Command {
+	var withHash bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Tell what a node knows about itself, the cluster and its peers",
+		Long:  "Tell what the first endpoint that answers knows about itself, the cluster and its peers.",
+		Args:  cobra.NoArgs,
+		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
+			endpoints, err := parseEndpoints(opts.endpoints)
+			if err != nil {
+				return err
+			}
+			var st *clusterv1.StatusResponse
+			for _, e := range endpoints {
+				if st, err = s.Status(ctx, e, withHash); err == nil {
+					break
+				}
+			}
+			if err != nil {
+				return err
+			}
+			if s.opts.json() {
+				return s.json(st)
+			}
+			return printStatus(s.cmd.OutOrStdout(), st)
+		}),
+	}
+	cmd.Flags().BoolVar(&withHash, "with-hash", false, "also the hash of the whole state, which reads every key")
+	return cmd
+}
+
+// table collects rows and prints them in columns, under a line between tables.
+type table struct {
+	tab *tabwriter.Writer
+}
+
+func (t table) row(cells ...any) {
+	words := make([]string, 0, len(cells))
+	for _, c := range cells {
+		words = append(words, fmt.Sprint(c))
+	}
+	// Errors stay in the writer below, where Flush finds them.
+	fmt.Fprintln(t.tab, strings.Join(words, "\t"))
+}
+
+func printStatus(w io.Writer, st *clusterv1.StatusResponse) error {
+	t := table{tab: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	sections := []func(table, *clusterv1.StatusResponse){
+		statusNode, statusMembers, statusProgress, statusTransport, statusSnapshots, statusLimits, statusCounters,
+	}
+	for _, section := range sections {
+		section(t, st)
+		if err := t.tab.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func statusNode(t table, st *clusterv1.StatusResponse) {
+	leader := "none known"
+	if st.GetLeaderId() != 0 {
+		leader = fmt.Sprintf("node %d at %s", st.GetLeaderId(), st.GetLeaderAddress())
+	}
+	cluster := "none yet"
+	if st.GetClusterId() != 0 {
+		cluster = fmt.Sprintf("%016x", st.GetClusterId())
+	}
+	t.row("node", st.GetNodeId())
+	t.row("role", roleName(st.GetRole()))
+	t.row("term", st.GetTerm())
+	t.row("leader", leader)
+	t.row("commit, applied", fmt.Sprintf("%d, %d", st.GetCommitIndex(), st.GetAppliedIndex()))
+	t.row("log", fmt.Sprintf("%d to %d, %d bytes", st.GetLogFirstIndex(), st.GetLogLastIndex(), st.GetLogBytes()))
+	t.row("store", fmt.Sprintf("revision %d, %d keys", st.GetRevision(), st.GetKeys()))
+	if h := st.GetStateHash(); len(h) > 0 {
+		t.row("state hash", fmt.Sprintf("%x", h))
+	}
+	t.row("cluster", cluster)
+	t.row("incarnation", fmt.Sprintf("%016x", st.GetIncarnation()))
+	t.row("version", st.GetVersion())
+}
+
+func roleName(r clusterv1.Role) string {
+	name := strings.TrimPrefix(r.String(), "ROLE_")
+	return strings.ReplaceAll(strings.ToLower(name), "_", "-")
+}
+
+func statusMembers(t table, st *clusterv1.StatusResponse) {
+	m := st.GetMembership()
+	if len(m.GetNodes()) == 0 {
+		return
+	}
+	t.row()
+	t.row("MEMBER", "ROLE", "ADDRESS", "PEER ADDRESS", "INCARNATION")
+	for _, n := range m.GetNodes() {
+		t.row(n.GetId(), memberRole(m, n.GetId()), n.GetAddress(), n.GetPeerAddress(), fmt.Sprintf("%016x", n.GetIncarnation()))
+	}
+	if removed := m.GetRemovedIds(); len(removed) > 0 {
+		t.row("removed", ids(removed))
+	}
+}
+
+// memberRole tells what a node is, and while a joint configuration lasts what
+// it is turning into.
+func memberRole(m *kvv1.Membership, id uint64) string {
+	voter, outgoing := slices.Contains(m.GetVoters(), id), slices.Contains(m.GetVotersOutgoing(), id)
+	joint := len(m.GetVotersOutgoing()) > 0
+	switch {
+	case voter && joint && !outgoing:
+		return "voter (joining)"
+	case voter:
+		return "voter"
+	case outgoing && slices.Contains(m.GetLearnersNext(), id):
+		return "voter (to learner)"
+	case outgoing:
+		return "voter (leaving)"
+	case slices.Contains(m.GetLearners(), id):
+		return "learner"
+	}
+	return "none"
+}
+
+func statusProgress(t table, st *clusterv1.StatusResponse) {
+	if len(st.GetProgress()) == 0 {
+		return
+	}
+	t.row()
+	t.row("PROGRESS", "STATE", "MATCH", "NEXT", "BEHIND", "ACTIVE", "PAUSED", "PENDING SNAPSHOT")
+	for _, p := range st.GetProgress() {
+		behind := uint64(0)
+		if last := st.GetLogLastIndex(); last > p.GetMatchIndex() {
+			behind = last - p.GetMatchIndex()
+		}
+		t.row(fmt.Sprint("node ", p.GetId()), p.GetState(), p.GetMatchIndex(), p.GetNextIndex(), behind,
+			yesNo(p.GetRecentActive()), yesNo(p.GetPaused()), orDash(p.GetPendingSnapshotIndex()))
+	}
+}
+
+func statusTransport(t table, st *clusterv1.StatusResponse) {
+	if len(st.GetTransport()) == 0 {
+		return
+	}
+	t.row()
+	t.row("TRANSPORT", "CONNECTED", "LIMIT", "DIALS", "MSGS OUT", "MSGS IN", "FRAMES OUT", "FRAMES IN", "BYTES OUT", "BYTES IN",
+		"LARGEST", "SPLIT", "FRAGMENTS", "DROPPED", "REFUSED", "QUEUED")
+	for _, p := range st.GetTransport() {
+		t.row(fmt.Sprint("node ", p.GetId()), yesNo(p.GetConnected()), size(p.GetReceiveLimitBytes()), p.GetDials(),
+			p.GetMessagesSent(), p.GetMessagesReceived(), p.GetFramesSent(), p.GetFramesReceived(),
+			p.GetBytesSent(), p.GetBytesReceived(), p.GetLargestFrameSentBytes(),
+			p.GetMessagesSplit(), p.GetFragmentsSent(), p.GetMessagesDropped(), p.GetRefusals(), p.GetQueueBytes())
+	}
+	for _, p := range st.GetTransport() {
+		if p.GetProblem() != "" {
+			// No tab: a sentence must not widen the columns.
+			fmt.Fprintf(t.tab, "node %d: %s\n", p.GetId(), p.GetProblem())
+		}
+	}
+}
+
+func statusSnapshots(t table, st *clusterv1.StatusResponse) {
+	moved := slices.ContainsFunc(st.GetTransport(), func(p *clusterv1.PeerTransport) bool {
+		return p.GetSnapshotChunksSent() > 0 || p.GetSnapshotChunksReceived() > 0
+	})
+	if !moved {
+		return
+	}
+	t.row()
+	t.row("SNAPSHOTS", "SENT", "CHUNKS OUT", "BYTES OUT", "CHUNKS IN")
+	for _, p := range st.GetTransport() {
+		t.row(fmt.Sprint("node ", p.GetId()), p.GetSnapshotsSent(), p.GetSnapshotChunksSent(), p.GetSnapshotBytesSent(), p.GetSnapshotChunksReceived())
+	}
+}
+
+func statusLimits(t table, st *clusterv1.StatusResponse) {
+	l := st.GetLimits()
+	if l == nil {
+		return
+	}
+	t.row()
+	t.row("LIMITS")
+	t.row("max-message", size(l.GetMaxMessageBytes()))
+	t.row("max-request", size(l.GetMaxRequestBytes()))
+	t.row("chunking", l.GetChunking())
+	t.row("chunk-size", size(l.GetChunkSizeBytes()))
+	entry := size(l.GetMaxEntryBytes())
+	if l.GetMaxEntryBytes() >= 1<<31 {
+		entry = "none"
+	}
+	t.row("largest entry", entry)
+}
+
+func statusCounters(t table, st *clusterv1.StatusResponse) {
+	if len(st.GetCounters()) == 0 {
+		return
+	}
+	t.row()
+	t.row("COUNTERS")
+	for _, name := range slices.Sorted(maps.Keys(st.GetCounters())) {
+		t.row(name, st.GetCounters()[name])
+	}
+}
+
+func size(bytes uint64) string {
+	if bytes == 0 || bytes >= 1<<62 {
+		return "-"
+	}
+	return node.Size(bytes).String() //nolint:gosec // below 1<<62
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func orDash(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
