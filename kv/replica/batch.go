@@ -5,6 +5,8 @@ import (
 	"math"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"raftlab/kv"
 )
 
@@ -111,14 +113,9 @@ func (p Packer) next(commands []Proposal) (count, size int) {
 	return count, size
 }
 
-// entryOverhead is the most that a raftpb.Entry adds to its data when encoded:
-// type 2, term 11, index 11, data tag 1 and length 5 bytes.
-const entryOverhead = 30
-
-// EntrySize is the largest encoded size, in bytes, of a raft entry that carries
-// that command alone.
-func EntrySize(c *kv.Command) uint64 {
-	return uint64(kv.HeaderSize + kv.CommandSize(c) + entryOverhead)
+// EntrySize is the encoded size, in bytes, of a raft entry with that much data.
+func EntrySize(data int, term, index uint64) uint64 {
+	return uint64(3 + protowire.SizeVarint(term) + protowire.SizeVarint(index) + protowire.SizeVarint(uint64(data)) + data)
 }
 
 // unlimited stands for no limit on entries.

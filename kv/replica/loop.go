@@ -190,8 +190,12 @@ func (r *Replica) send(ms []*raftpb.Message) {
 	}
 }
 
-// publish makes the core's view reachable for OpenSnapshot.
+// publish makes known outside what the core knows now.
 func (r *Replica) publish() {
+	r.term.Store(r.core.term)
+	if last, err := r.log.LastIndex(); err == nil {
+		r.lastIndex.Store(last)
+	}
 	if r.view == r.core.snap.view { // only this goroutine writes it
 		return
 	}

@@ -26,6 +26,8 @@ type Replica struct {
 	tasks *taskQueue
 
 	leader     atomic.Uint64
+	term       atomic.Uint64
+	lastIndex  atomic.Uint64
 	membership atomic.Pointer[kvv1.Membership]
 	maxEntry   atomic.Uint64 // largest encoded raft entry that peers can be sent
 	ops        atomic.Int64  // admitted and under way
@@ -79,10 +81,13 @@ func (r *Replica) Propose(ps []Proposal) error {
 		return ErrStopped
 	}
 	limit, total := r.maxEntry.Load(), int64(0)
+	// The entry's index is not known yet, and counts in its size: no command gets
+	// one beyond this, elections and membership changes in between included.
+	term, index := r.term.Load(), r.lastIndex.Load()+uint64(max(0, r.ops.Load())+int64(len(ps)))+indexSlack
 	for i := range ps {
 		p := &ps[i]
 		p.size = kv.CommandSize(&p.Command)
-		if n := uint64(p.size + kv.HeaderSize + entryOverhead); n > limit {
+		if n := EntrySize(kv.HeaderSize+p.size, term, index); n > limit {
 			return &TooLargeError{Size: n, Limit: limit}
 		}
 		total += int64(p.size)
@@ -96,6 +101,10 @@ func (r *Replica) Propose(ps []Proposal) error {
 	}
 	return nil
 }
+
+// indexSlack is more than the entries that are not commands and may be appended
+// between two looks at the log.
+const indexSlack = 16
 
 // Read asks for a linearizable read barrier: the waiter hears once when the
 // store shows every write acknowledged before now. It works on every node.
