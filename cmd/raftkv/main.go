@@ -118,14 +118,14 @@ func runWithInput(ctx context.Context, args []string, stdin io.Reader, stdout, s
 	}
 	// What a command returns is an exitError (see settle); anything else comes
 	// from cobra itself and is about how the command was typed.
-	code, exit := exitUsage, (*exitError)(nil)
-	if errors.As(err, &exit) {
+	code := exitUsage
+	if exit, ok := errors.AsType[*exitError](err); ok {
 		code = exit.code
 		if exit.err == nil {
 			return code
 		}
 	}
-	fmt.Fprintln(stderr, "raftkv:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	_, _ = fmt.Fprintln(stderr, "raftkv:", strings.ReplaceAll(err.Error(), "\n", "; "))
 	return code
 }
 
@@ -167,8 +167,7 @@ func settle(cmd *cobra.Command) {
 	if runE := cmd.RunE; runE != nil {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			err := runE(cmd, args)
-			var exit *exitError
-			if err == nil || errors.As(err, &exit) {
+			if _, settled := errors.AsType[*exitError](err); err == nil || settled {
 				return err
 			}
 			return &exitError{code: exitFailed, err: err}

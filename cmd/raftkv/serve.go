@@ -56,8 +56,7 @@ added to one (raftkv cluster add-learner).`,
 	flags.StringVar(&so.profileDir, "profile-dir", ".", "folder that the profile is written to")
 	flags.BoolVar(&so.withStdin, "exit-with-stdin", false, "stop when stdin ends, so that the node goes with the program that started it")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		var field *node.FieldError
-		if errors.As(err, &field) {
+		if field, bad := errors.AsType[*node.FieldError](err); bad {
 			err = field
 		}
 		return &exitError{code: exitUsage, err: err}
@@ -89,8 +88,7 @@ func serve(cmd *cobra.Command, opts *globalOptions, so *serveOptions) error {
 		Config: so.config, Logger: opts.logger(cmd.ErrOrStderr()), Version: version,
 	})
 	if err != nil {
-		var field *node.FieldError
-		if errors.As(err, &field) {
+		if _, bad := errors.AsType[*node.FieldError](err); bad {
 			return &exitError{code: exitUsage, err: err}
 		}
 		return err

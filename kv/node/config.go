@@ -174,8 +174,11 @@ func (c Config) Validate() error {
 		return fail("id", c.ID, "is reserved by raft; the largest is %d", uint64(maxNodeID))
 	}
 	for _, a := range []struct{ field, addr string }{
-		{"addr", c.Addr}, {"peer-addr", c.PeerAddr}, {"advertise", c.Advertise},
-		{"advertise-peer", c.AdvertisePeer}, {"debug-addr", c.DebugAddr},
+		{"addr", c.Addr},
+		{"peer-addr", c.PeerAddr},
+		{"advertise", c.Advertise},
+		{"advertise-peer", c.AdvertisePeer},
+		{"debug-addr", c.DebugAddr},
 	} {
 		if a.addr == "" && a.field != "addr" && a.field != "peer-addr" {
 			continue

@@ -153,8 +153,7 @@ func TestBadSettings(t *testing.T) {
 			if err == nil {
 				err = c.Effective().Validate()
 			}
-			var field *FieldError
-			if !errors.As(err, &field) {
+			if _, ok := errors.AsType[*FieldError](err); !ok {
 				t.Fatalf("got %v, want a FieldError", err)
 			}
 			if err.Error() != test.want {

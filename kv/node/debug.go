@@ -3,7 +3,7 @@ package node
 import (
 	"context"
 	"net/http"
-	"net/http/pprof" //nolint:gosec // served on the debug port only, which is loopback
+	"net/http/pprof"
 	"strings"
 	"time"
 

@@ -103,7 +103,8 @@ func startCluster(t *testing.T, n int, set func(*Options)) []*member {
 		t.Fatal(err)
 	}
 	voters := []uint64{1}
-	for id := uint64(2); id <= uint64(n); id++ {
+	for i := range n - 1 {
+		id := uint64(i + 2)
 		m := start(t, id, set)
 		members, voters = append(members, m), append(voters, id)
 		if _, err := members[0].cluster.AddLearner(ctx, &clusterv1.AddLearnerRequest{Id: id, Address: m.Addr()}); err != nil {
@@ -189,7 +190,7 @@ func TestOneNode(t *testing.T) {
 	if err != nil || d.GetDeleted() {
 		t.Errorf("Delete of a deleted key: %v, %v", d, err)
 	}
-	keys, _ := scanAll(t, nil, &kvv1.ScanRequest{Limit: 1}, func(req *kvv1.ScanRequest) (*kvv1.ScanResponse, error) { return m.kv.Scan(ctx, req) }, func() {})
+	keys, _ := scanAll(t, &kvv1.ScanRequest{Limit: 1}, func(req *kvv1.ScanRequest) (*kvv1.ScanResponse, error) { return m.kv.Scan(ctx, req) }, func() {})
 	if !slices.Equal(keys, []string{"a"}) {
 		t.Errorf("Scan gave %q", keys)
 	}

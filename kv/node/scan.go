@@ -105,12 +105,12 @@ func page(v *kv.View, keys keyRange, limit int) (*kvv1.ScanResponse, []byte) {
 	)
 	v.Scan(keys.start, keys.end, func(item kv.Item) bool {
 		if len(resp.Items) == limit || size >= pageBytes {
-			next = []byte(item.Key)
+			next = item.Key
 			return false
 		}
 		size += len(item.Key) + len(item.Value)
 		resp.Items = append(resp.Items, &kvv1.KeyValue{
-			Key: []byte(item.Key), Value: item.Value,
+			Key: item.Key, Value: item.Value,
 			Version: item.Version, CreateRevision: item.CreateRevision, ModRevision: item.ModRevision,
 		})
 		return true

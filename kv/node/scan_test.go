@@ -34,7 +34,7 @@ func TestPrefixEnd(t *testing.T) {
 }
 
 // scanAll follows page tokens to the end; between pages it calls disturb.
-func scanAll(t interface{ Fatal(...any) }, s *kvService, req *kvv1.ScanRequest, call func(*kvv1.ScanRequest) (*kvv1.ScanResponse, error), disturb func()) (keys []string, revisions []uint64) {
+func scanAll(t interface{ Fatal(...any) }, req *kvv1.ScanRequest, call func(*kvv1.ScanRequest) (*kvv1.ScanResponse, error), disturb func()) (keys []string, revisions []uint64) {
 	for {
 		resp, err := call(req)
 		if err != nil {
@@ -86,7 +86,7 @@ func TestPagesAreOneSnapshot(t *testing.T) {
 			}
 		}
 		written := 0
-		keys, revisions := scanAll(rt, s, req, func(req *kvv1.ScanRequest) (*kvv1.ScanResponse, error) { return s.Scan(ctx, req) }, func() {
+		keys, revisions := scanAll(rt, req, func(req *kvv1.ScanRequest) (*kvv1.ScanResponse, error) { return s.Scan(ctx, req) }, func() {
 			written++
 			put(t, s, fmt.Sprintf("a%02d-new", written), "new")
 		})

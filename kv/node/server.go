@@ -34,7 +34,7 @@ func serverOptions(cfg Config, receive Size) []grpc.ServerOption {
 		}),
 		grpc.WaitForHandlers(true),
 	}
-	if window := int32(cfg.GRPCWindow); window > 0 { //nolint:gosec // Validate bounds it
+	if window := int32(cfg.GRPCWindow); window > 0 {
 		// Static windows stop the pings by which gRPC estimates bandwidth.
 		options = append(options, grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window))
 	}
@@ -45,7 +45,7 @@ func serverOptions(cfg Config, receive Size) []grpc.ServerOption {
 // echo server, which shows the ceiling of this API, takes the same.
 func ClientServerOptions(cfg Config) []grpc.ServerOption {
 	return append(serverOptions(cfg, cfg.MaxRequest),
-		grpc.NumStreamWorkers(uint32(cfg.StreamWorkers))) //nolint:gosec // Validate bounds it
+		grpc.NumStreamWorkers(uint32(cfg.StreamWorkers)))
 }
 
 // newClientServer makes the server of the client port. Health watches end with

@@ -114,7 +114,7 @@ func (x *exchange) start(r consensus) {
 // propose has all writes admitted together. Operations are independent, so
 // when one is too large, it alone is refused.
 func (x *exchange) propose(r consensus) {
-	n := int32(len(x.proposals)) //nolint:gosec // bounded by max-request
+	n := int32(len(x.proposals))
 	x.open.Add(n)
 	err := r.Propose(x.proposals)
 	if err == nil {
