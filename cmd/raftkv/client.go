@@ -46,7 +46,7 @@ func withClient(opts *globalOptions, do func(ctx context.Context, s *session, ar
 		if err != nil {
 			return err
 		}
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 		ctx, cancel := context.WithTimeout(cmd.Context(), opts.timeout)
 		defer cancel()
 		return withExitCode(do(ctx, &session{Client: c, cmd: cmd, opts: opts}, args))

@@ -57,8 +57,8 @@ func (t table) row(cells ...any) {
 	for _, c := range cells {
 		words = append(words, fmt.Sprint(c))
 	}
-	// Errors stay in the writer below, where Flush finds them.
-	fmt.Fprintln(t.tab, strings.Join(words, "\t"))
+	// An error stays in the writer, where Flush finds it.
+	_, _ = fmt.Fprintln(t.tab, strings.Join(words, "\t"))
 }
 
 func printStatus(w io.Writer, st *clusterv1.StatusResponse) error {
@@ -171,7 +171,7 @@ func statusTransport(t table, st *clusterv1.StatusResponse) {
 	for _, p := range st.GetTransport() {
 		if p.GetProblem() != "" {
 			// No tab: a sentence must not widen the columns.
-			fmt.Fprintf(t.tab, "node %d: %s\n", p.GetId(), p.GetProblem())
+			_, _ = fmt.Fprintf(t.tab, "node %d: %s\n", p.GetId(), p.GetProblem())
 		}
 	}
 }
@@ -223,7 +223,7 @@ func size(bytes uint64) string {
 	if bytes == 0 || bytes >= 1<<62 {
 		return "-"
 	}
-	return node.Size(bytes).String() //nolint:gosec // below 1<<62
+	return node.Size(bytes).String()
 }
 
 func yesNo(b bool) string {

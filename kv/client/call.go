@@ -152,7 +152,7 @@ func (p *patience) wait(ctx context.Context, c *Client, followed bool) bool {
 	}
 	// Half of it random, so that clients that failed together don't come
 	// back together.
-	pause := p.delay/2 + rand.N(p.delay/2)
+	pause := p.delay/2 + rand.N(p.delay/2) //nolint:gosec // jitter
 	until, ok := ctx.Deadline()
 	if !ok {
 		until = p.start.Add(c.cfg.RetryTime)

@@ -69,12 +69,13 @@ func (c *Client) run(task func()) bool {
 }
 
 // Close ends the client, its pipelines and their streams. Calls under way
-// fail; the outcome of their writes is unknown.
+// fail; the outcome of their writes is unknown. Close is an io.Closer and always
+// returns nil.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.cancel()
 	c.mu.Unlock()
-	err := c.router.close()
+	c.router.close()
 	c.tasks.Wait()
-	return err
+	return nil
 }

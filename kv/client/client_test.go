@@ -270,7 +270,9 @@ func TestSizeLimits(t *testing.T) {
 	t.Run("refused by the server", func(t *testing.T) {
 		cluster := clienttest.Start(t, 1)
 		cluster.Node(1).Options = []grpc.ServerOption{grpc.MaxRecvMsgSize(1000)}
-		cluster.Node(1).Restart(t)
+		if err := cluster.Node(1).Restart(); err != nil {
+			t.Fatal(err)
+		}
 		_, err := open(t, cluster).Put(t.Context(), []byte("k"), make([]byte, 2000))
 		if status.Code(err) != codes.ResourceExhausted || client.Applied(err) != no {
 			t.Fatalf("%v, applied %v; the server never decoded it", err, client.Applied(err))
@@ -413,9 +415,8 @@ func TestConfigRefused(t *testing.T) {
 		{Endpoints: []string{"a:1"}, Conns: -1},
 		{Endpoints: []string{"a:1"}, MaxRequest: -1},
 	} {
-		if c, err := client.New(cfg); err == nil {
+		if _, err := client.New(cfg); err == nil {
 			t.Errorf("%+v was accepted", cfg)
-			c.Close()
 		}
 	}
 }

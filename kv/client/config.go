@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -46,10 +47,8 @@ func (c Config) withDefaults() (Config, error) {
 	if len(c.Endpoints) == 0 {
 		return c, errors.New("client: no endpoints")
 	}
-	for _, e := range c.Endpoints {
-		if e == "" {
-			return c, errors.New("client: an endpoint is empty")
-		}
+	if slices.Contains(c.Endpoints, "") {
+		return c, errors.New("client: an endpoint is empty")
 	}
 	if c.Conns < 0 {
 		return c, fmt.Errorf("client: conns %d is negative", c.Conns)

@@ -161,15 +161,13 @@ func (e *Error) readDetails() {
 // library words an answer over its own limit the same way; the limit in the
 // text tells the two apart.
 func (c *Client) neverDecoded(st *status.Status) bool {
-	switch st.Code() {
-	case codes.Unimplemented:
+	if st.Code() == codes.Unimplemented {
 		return true
-	case codes.ResourceExhausted:
-		m := st.Message()
-		return strings.Contains(m, "larger than max") && strings.Contains(m, "received message") &&
-			!strings.Contains(m, fmt.Sprintf("vs. %d)", c.cfg.answerLimit()))
 	}
-	return false
+	m := st.Message()
+	return st.Code() == codes.ResourceExhausted &&
+		strings.Contains(m, "received message") && strings.Contains(m, "larger than max") &&
+		!strings.Contains(m, fmt.Sprintf("vs. %d)", c.cfg.answerLimit()))
 }
 
 // retryable tells whether the same request may be sent again, and whether

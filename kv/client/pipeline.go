@@ -46,7 +46,7 @@ func (c *Client) NewPipeline(ctx context.Context) (*Pipeline, error) {
 }
 
 // Close ends the stream. The outcome of writes that are not answered is
-// unknown.
+// unknown. Close is an io.Closer and always returns nil.
 func (p *Pipeline) Close() error {
 	p.cancel()
 	return nil
@@ -146,7 +146,7 @@ func repeatable(operations []*kvv1.Operation, errs []*Error) (places []int) {
 		written = written || isWrite(operations[i]) && (e == nil || e.Applied == unknown)
 	}
 	for i, e := range errs {
-		if e != nil && e.retryable() && !(written && isWrite(operations[i])) {
+		if e != nil && e.retryable() && (!written || !isWrite(operations[i])) {
 			places = append(places, i)
 		}
 	}
@@ -177,7 +177,7 @@ func (p *Pipeline) exchange(ctx context.Context, operations []*kvv1.Operation) (
 	x.number, x.count, x.left = p.numbers.Add(1), len(operations), len(operations)
 	x.stage, x.results, x.err = queued, nil, nil
 	for i, op := range operations {
-		op.Id = x.number<<placeBits | uint64(i) //nolint:gosec // an index
+		op.Id = x.number<<placeBits | uint64(i)
 	}
 	x.request.Operations = operations
 	size := proto.Size(&x.request)

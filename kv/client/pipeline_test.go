@@ -251,7 +251,7 @@ func TestPipelineFollowsTheLeader(t *testing.T) {
 		callers.Go(func() {
 			for round := range 60 {
 				if done.Add(1)%80 == 0 {
-					cluster.SetLeader(uint64(done.Load()/80)%3 + 1) //nolint:gosec // counts up
+					cluster.SetLeader(uint64(done.Load()/80)%3 + 1)
 				}
 				key := fmt.Sprintf("k%d", caller)
 				operations := []*kvv1.Operation{put(key, fmt.Sprint(round)), get(key), put(key, "x")}
@@ -359,13 +359,14 @@ func TestPipelineBrokenStream(t *testing.T) {
 			cluster := clienttest.Start(t, 2)
 			node := cluster.Node(1)
 			var messages atomic.Int64
+			restarted := make(chan error, 1)
 			node.OnMessage = func(req *kvv1.StreamRequest, answer answerFunc, send sendFunc) error {
 				resp := answer(req)
 				if messages.Add(1) > 1 {
 					return send(resp)
 				}
 				if errors.Is(broken, errReset) {
-					go node.Restart(t)
+					go func() { restarted <- node.Restart() }()
 					return nil
 				}
 				if broken == nil {
@@ -381,6 +382,11 @@ func TestPipelineBrokenStream(t *testing.T) {
 			}
 			if n := cluster.Applied("w"); n != 1 {
 				t.Errorf("applied %d times", n)
+			}
+			if errors.Is(broken, errReset) {
+				if err := <-restarted; err != nil {
+					t.Fatal(err)
+				}
 			}
 			if _, err := p.Do(ctx, []*kvv1.Operation{get("w"), put("v", "1")}); err != nil {
 				t.Fatal(err)

@@ -243,7 +243,7 @@ func (x *exchange) place(part []*kvv1.Result) bool {
 		x.results = make([]*kvv1.Result, x.count)
 	}
 	for _, r := range part {
-		i := int(r.GetId() & (operationsMax - 1)) //nolint:gosec // below operationsMax
+		i := int(r.GetId() & (operationsMax - 1))
 		if i >= x.count || x.results[i] != nil {
 			return false
 		}
@@ -260,7 +260,7 @@ func inOrder(results []*kvv1.Result) bool {
 		return false
 	}
 	for i, r := range results {
-		if r.GetId() != base+uint64(i) { //nolint:gosec // an index
+		if r.GetId() != base+uint64(i) {
 			return false
 		}
 	}
@@ -317,10 +317,4 @@ func (s *stream) endIfDrained() {
 	if s.retired && len(s.pending) == 0 {
 		s.cancel()
 	}
-}
-
-func (s *stream) usable() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.broken && !s.retired
 }
