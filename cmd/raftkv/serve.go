@@ -52,8 +52,8 @@ added to one (raftkv cluster add-learner).`,
 		}
 		flags.Var(k, k.Name, usage)
 	}
-	flags.StringVar(&so.profile, "profile", "", "record a profile of the whole life of the process: "+strings.Join(profileNames(), ", "))
-	flags.StringVar(&so.profileDir, "profile-dir", ".", "folder that the profile is written to")
+	flags.StringVar(&so.profile, "profile", "", "profile the whole life of the process; `MODE` is one of "+strings.Join(profileNames(), ", "))
+	flags.StringVar(&so.profileDir, "profile-dir", ".", "`DIR` to write the profile to")
 	flags.BoolVar(&so.withStdin, "exit-with-stdin", false, "stop when stdin ends, so that the node goes with the program that started it")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		if field, bad := errors.AsType[*node.FieldError](err); bad {
