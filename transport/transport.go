@@ -1,12 +1,70 @@
 package transport
 
 import (
+	"context"
 	"io"
+	"log/slog"
+	"net"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
 )
+
+// Config says how one node talks to the others.
+type Config struct {
+	// Kind, Lanes and Chunking are names from the lists below.
+	Kind, Lanes, Chunking string
+	// MaxMessage is the receive limit, in bytes, that the peer port's server was
+	// made with. It is what this node's Hello tells.
+	MaxMessage int
+	// ChunkSize is the encoded size wanted of a frame, inclusive; ChunkCount the
+	// entries a message for chunking count.
+	ChunkSize, ChunkCount int
+	// QueueBytes bounds what waits in one lane to a peer. 0 means 128 MiB.
+	QueueBytes int64
+	// LinkDelay and LinkRate (bytes a second) make every link slower; 0 is off.
+	LinkDelay time.Duration
+	LinkRate  int64
+	// GRPCWindow is the HTTP/2 window of streams and connections; 0 leaves it to
+	// gRPC.
+	GRPCWindow int
+	// Dial connects to a peer port; nil is TCP.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+// withDefaults fills what was left zero.
+func (c Config) withDefaults() Config {
+	if c.Kind == "" {
+		c.Kind = KindStream
+	}
+	if c.Lanes == "" {
+		c.Lanes = LanesSplit
+	}
+	if c.Chunking == "" {
+		c.Chunking = ChunkFragment
+	}
+	if c.MaxMessage == 0 {
+		c.MaxMessage = 4 << 20
+	}
+	if c.ChunkSize == 0 {
+		c.ChunkSize = min(1<<20, c.MaxMessage)
+	}
+	if c.QueueBytes == 0 {
+		c.QueueBytes = 128 << 20
+	}
+	if c.Dial == nil {
+		c.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
 
 // Transport carries raft messages between the nodes of one cluster.
 // All methods may be called from any goroutine.
@@ -76,7 +134,8 @@ type Handler interface {
 	// describes.
 	AcceptSnapshot(m *raftpb.Message) (SnapshotWriter, error)
 	// EntryLimit tells the largest encoded raft entry, in bytes, that every
-	// peer can be sent now under the chunking strategy. Called on change.
+	// peer can be sent now under the chunking strategy. Called once while the
+	// transport is made, and then on change.
 	EntryLimit(bytes uint64)
 	// Refused is called when a peer refuses this node's identity for good: its
 	// memory is not the one that the cluster knows. The node has to end.

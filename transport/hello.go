@@ -1,0 +1,105 @@
+package transport
+
+import (
+	"slices"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	transportv1 "raftlab/proto/raftlab/transport/v1"
+)
+
+// protocolVersion is what Hello carries. Another version is refused.
+const protocolVersion = 1
+
+// checkHello decides whether a node answers a caller. member and known are what
+// its membership says about the caller. fatal means that the caller's cluster
+// knows this node with another memory while it has none of the cluster: it is a
+// node without a durable log that came back under its old id. It could vote
+// twice and its log is shorter than the leader believes, so it has to end.
+func checkHello(self Identity, known Peer, member bool, r *transportv1.HelloRequest) (fatal bool, err error) {
+	switch {
+	case r.GetProtocol() != protocolVersion:
+		return false, status.Errorf(codes.FailedPrecondition, "protocol %d, this node speaks %d", r.GetProtocol(), protocolVersion)
+	case r.GetFrom() == 0 || r.GetFrom() >= reservedIDs || r.GetFrom() == self.Node:
+		return false, status.Errorf(codes.PermissionDenied, "Hello from node id %d at node %d", r.GetFrom(), self.Node)
+	case r.GetReceiveLimitBytes() < MinLimit:
+		return false, status.Errorf(codes.InvalidArgument, "receive limit %d is below the minimum %d", r.GetReceiveLimitBytes(), MinLimit)
+	case r.GetClusterId() != 0 && self.ClusterID != 0 && r.GetClusterId() != self.ClusterID:
+		return false, status.Errorf(codes.FailedPrecondition, "node %d is in cluster %016x, node %d in cluster %016x", r.GetFrom(), r.GetClusterId(), self.Node, self.ClusterID)
+	case r.GetTo() != self.Node:
+		return false, status.Errorf(codes.FailedPrecondition, "this is node %d, not node %d", self.Node, r.GetTo())
+	case member && known.Incarnation != 0 && r.GetFromIncarnation() != known.Incarnation:
+		return false, errForgotten(r.GetFrom())
+	case r.GetToIncarnation() != 0 && r.GetToIncarnation() != self.Incarnation:
+		return self.ClusterID == 0 && r.GetClusterId() != 0, errForgotten(self.Node)
+	}
+	return false, nil
+}
+
+// errForgotten is the answer to and about a node whose memory is gone.
+func errForgotten(id uint64) error {
+	return status.Errorf(codes.FailedPrecondition,
+		"node %d came back without its memory: remove node %d, add it again under a new id", id, id)
+}
+
+// checkHelloAnswer is the caller's side: is it the node it meant to reach?
+func checkHelloAnswer(self Identity, peer Peer, r *transportv1.HelloResponse) error {
+	switch {
+	case r.GetProtocol() != protocolVersion:
+		return status.Errorf(codes.FailedPrecondition, "node %d speaks protocol %d, this node %d", peer.ID, r.GetProtocol(), protocolVersion)
+	case r.GetNode() != peer.ID:
+		return status.Errorf(codes.FailedPrecondition, "%s is node %d, not node %d", peer.Address, r.GetNode(), peer.ID)
+	case self.ClusterID != 0 && r.GetClusterId() != 0 && r.GetClusterId() != self.ClusterID:
+		return status.Errorf(codes.FailedPrecondition, "node %d is in cluster %016x, not %016x", peer.ID, r.GetClusterId(), self.ClusterID)
+	case peer.Incarnation != 0 && r.GetIncarnation() != peer.Incarnation:
+		return errForgotten(peer.ID)
+	case r.GetReceiveLimitBytes() < MinLimit:
+		return status.Errorf(codes.FailedPrecondition, "node %d has receive limit %d, below the minimum %d", peer.ID, r.GetReceiveLimitBytes(), MinLimit)
+	}
+	return nil
+}
+
+// Bounds of what is remembered about callers: a caller has a connection a lane,
+// and few nodes call that are not members.
+const (
+	maxEpochs  = 8
+	maxCallers = 1024
+)
+
+// sessions remembers who said Hello: its newest epochs, by node.
+type sessions struct {
+	mu     sync.RWMutex
+	byNode map[uint64][]uint64
+}
+
+// add admits an epoch. restarted means that the node's epochs began anew.
+func (s *sessions) add(node, epoch uint64) (restarted bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	epochs, known := s.byNode[node]
+	if !known && len(s.byNode) >= maxCallers {
+		return false, status.Errorf(codes.ResourceExhausted, "more than %d nodes called", maxCallers)
+	}
+	if len(epochs) > 0 && epoch < slices.Min(epochs) {
+		epochs, restarted = nil, true
+	}
+	if len(epochs) >= maxEpochs {
+		epochs = epochs[1:]
+	}
+	s.byNode[node] = append(slices.Clone(epochs), epoch)
+	return restarted, nil
+}
+
+func (s *sessions) has(node, epoch uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Contains(s.byNode[node], epoch)
+}
+
+func (s *sessions) forget(node uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byNode, node)
+}

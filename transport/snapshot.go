@@ -1,0 +1,271 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	transportv1 "raftlab/proto/raftlab/transport/v1"
+)
+
+const (
+	// Everything in a snapshot's frame but the data field: offset, checksum and
+	// the mark of the last.
+	snapshotOverhead = 9 + 5 + 2
+	// snapshotWindow bounds the bytes on the way, beside gRPC's own window.
+	snapshotWindow = 8 << 20
+	// snapshotPatience is how long a transfer may make no progress. There is no
+	// limit on the whole: a large snapshot over a slow link takes its time.
+	snapshotPatience = 10 * time.Second
+)
+
+// SnapshotChunk is how many bytes of a snapshot one frame of that limit
+// carries. A snapshot of n bytes is sent in ceil(n / SnapshotChunk) chunks.
+func SnapshotChunk(limit int) int { return max(1, maxField(limit-snapshotOverhead)) }
+
+// startSnapshot sends the snapshot that a MsgSnap describes, unless one is on
+// its way. It always ends in a report.
+func (p *peer) startSnapshot(m *pb.Message) {
+	s := p.server
+	if !p.transferring.CompareAndSwap(false, true) || !s.enter() {
+		p.count.messagesDropped.Add(1)
+		s.handler.ReportSnapshot(p.ID, false)
+		return
+	}
+	go func() {
+		defer s.running.Done()
+		began := time.Now()
+		bytes, err := p.sendSnapshot(p.ctx, m)
+		if err != nil {
+			text := "snapshot: " + status.Convert(err).Message()
+			p.count.problem.Store(&text)
+			s.log.Warn("snapshot to peer failed", "peer", p.ID, "error", text)
+		} else {
+			p.count.problem.Store(nil)
+			p.count.snapshotsSent.Add(1)
+			s.log.Info("sent snapshot", "peer", p.ID, "index", m.GetSnapshot().GetMetadata().GetIndex(),
+				"bytes", bytes, "took", time.Since(began))
+		}
+		p.transferring.Store(false)
+		s.handler.ReportSnapshot(p.ID, err == nil)
+	}()
+}
+
+// sendSnapshot returns how many bytes were sent.
+func (p *peer) sendSnapshot(ctx context.Context, m *pb.Message) (int64, error) {
+	s := p.server
+	offer, err := proto.Marshal(m)
+	if err != nil {
+		return 0, fmt.Errorf("encode MsgSnap: %w", err)
+	}
+	data, err := s.handler.OpenSnapshot(m)
+	if err != nil {
+		return 0, fmt.Errorf("open: %w", err)
+	}
+	defer data.Close() //nolint:errcheck // only read
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	epoch := s.epoch.Add(1)
+	limit, err := p.snapshot.hello(ctx, epoch)
+	if err != nil {
+		return 0, err
+	}
+	conn, err := p.snapshot.client()
+	if err != nil {
+		return 0, err
+	}
+	rpc, err := transportv1.NewRaftTransportClient(conn).Snapshot(ctx)
+	if err != nil {
+		return 0, err
+	}
+	t := &transfer{peer: p, rpc: rpc, moved: make(chan struct{}, 1), ended: make(chan struct{})}
+	defer func() {
+		cancel(nil)
+		if t.listening {
+			<-t.ended
+		}
+	}()
+	watchdog := time.AfterFunc(snapshotPatience, func() {
+		cancel(fmt.Errorf("no progress for %v", snapshotPatience))
+	})
+	defer watchdog.Stop()
+	t.progress = func() { watchdog.Reset(snapshotPatience) }
+	meta := m.GetSnapshot().GetMetadata()
+	first := &transportv1.SnapshotFrame{Offer: &transportv1.SnapshotOffer{
+		ClusterId: s.handler.Identity().ClusterID, From: s.self, To: p.ID, ToIncarnation: p.Incarnation,
+		Epoch: epoch, Message: offer, Index: meta.GetIndex(), Term: meta.GetTerm(),
+	}}
+	if n := proto.Size(first); n > limit {
+		return 0, &CannotFollowError{Message: n, Limit: limit}
+	}
+	sent, err := t.run(ctx, first, data, SnapshotChunk(min(s.cfg.ChunkSize, limit)))
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return sent, err
+}
+
+// transfer is one snapshot on its way out.
+type transfer struct {
+	peer     *peer
+	rpc      transportv1.RaftTransport_SnapshotClient
+	progress func() // called whenever something moved
+
+	listening bool
+	acked     atomic.Int64
+	moved     chan struct{} // capacity 1: acked has grown
+	ended     chan struct{}
+	failure   error // once ended; nil when the peer has taken it
+}
+
+func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, data io.Reader, chunk int) (int64, error) {
+	if err := t.send(ctx, first, nil); err != nil {
+		return 0, err
+	}
+	ack, err := t.rpc.Recv()
+	if err != nil {
+		return 0, err
+	}
+	start := int64(ack.GetOffset()) //nolint:gosec // checked by the skip
+	if _, err := io.CopyN(io.Discard, data, start); err != nil {
+		return 0, fmt.Errorf("peer wants to go on at offset %d: %w", start, err)
+	}
+	t.acked.Store(start)
+	t.listening = true
+	go t.listen()
+
+	sleeper := newSleeper()
+	defer sleeper.close()
+	// The last frame is marked, so each chunk is read before the one before it
+	// is sent. gRPC has encoded a frame when Send returns.
+	now, next := make([]byte, chunk), make([]byte, chunk)
+	n, err := readChunk(data, now)
+	offset := start
+	for {
+		if err != nil {
+			return offset - start, fmt.Errorf("read: %w", err)
+		}
+		following, readErr := 0, error(nil)
+		if n == chunk {
+			following, readErr = readChunk(data, next)
+		}
+		if readErr != nil {
+			return offset - start, fmt.Errorf("read: %w", readErr)
+		}
+		f := &transportv1.SnapshotFrame{
+			Offset: uint64(offset), Data: now[:n], Crc32C: crc32.Checksum(now[:n], castagnoli), Last: following == 0, //nolint:gosec // not negative
+		}
+		if err := t.room(ctx, offset+int64(n)); err != nil {
+			return offset - start, err
+		}
+		if err := t.send(ctx, f, sleeper); err != nil {
+			return offset - start, err
+		}
+		t.peer.count.snapshotChunksSent.Add(1)
+		t.peer.count.snapshotBytesSent.Add(uint64(n)) //nolint:gosec // a length
+		offset += int64(n)
+		if f.GetLast() {
+			break
+		}
+		now, next, n = next, now, following
+	}
+	if err := t.rpc.CloseSend(); err != nil {
+		return offset - start, err
+	}
+	<-t.ended
+	return offset - start, t.failure
+}
+
+// readChunk fills p as far as there is something to read.
+func readChunk(r io.Reader, p []byte) (int, error) {
+	n, err := io.ReadFull(r, p)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return n, err
+}
+
+func (t *transfer) send(ctx context.Context, f *transportv1.SnapshotFrame, s *sleeper) error {
+	p := t.peer
+	if p.link != nil {
+		if s == nil {
+			s = newSleeper()
+			defer s.close()
+		}
+		// Pipelined: the line's time is waited for, its delay is one for all, and
+		// small against a snapshot.
+		at, err := p.link.admit(ctx, s, proto.Size(f))
+		if err == nil && (f.GetOffer() != nil || f.GetLast()) {
+			err = s.sleep(ctx, time.Until(at))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	size := uint64(proto.Size(f)) //nolint:gosec // a size
+	if err := t.rpc.Send(f); err != nil {
+		if !errors.Is(err, io.EOF) {
+			return err
+		}
+		if t.listening {
+			<-t.ended
+			return t.failure
+		}
+		_, err = t.rpc.Recv()
+		return err
+	}
+	t.progress()
+	p.count.bytesSent.Add(size)
+	p.count.largestFrame(size)
+	return nil
+}
+
+// room waits until no more than the window is unacknowledged.
+func (t *transfer) room(ctx context.Context, end int64) error {
+	for end-t.acked.Load() > max(snapshotWindow, 2*int64(t.peer.server.cfg.ChunkSize)) {
+		select {
+		case <-t.moved:
+		case <-t.ended:
+			return t.failure
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// listen reads acknowledgements until the peer has taken the snapshot.
+func (t *transfer) listen() {
+	defer close(t.ended)
+	for {
+		ack, err := t.rpc.Recv()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = status.Error(codes.Unavailable, "the peer closed the stream before it had taken the snapshot")
+			}
+			if status.Code(err) == codes.Unavailable {
+				t.peer.snapshot.drop()
+			}
+			t.failure = err
+			return
+		}
+		t.progress()
+		if ack.GetDone() {
+			return
+		}
+		t.acked.Store(int64(ack.GetOffset())) //nolint:gosec // only compared
+		select {
+		case t.moved <- struct{}{}:
+		default:
+		}
+	}
+}
