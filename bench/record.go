@@ -39,7 +39,9 @@ type ExperimentInfo struct {
 	// stated, such as link-delay.
 	AnswerBy []string `json:"answer_by"`
 	// Metric decides: ops/s, or a latency percentile such as p99-latency-ns.
-	Metric   string  `json:"metric"`
+	Metric string `json:"metric"`
+	// Margin is the relative difference below which variants count as the same.
+	Margin   float64 `json:"margin"`
 	Blocks   int     `json:"blocks"`
 	WarmupS  float64 `json:"warmup_s"`
 	MeasureS float64 `json:"measure_s"`
@@ -85,6 +87,10 @@ type Variant struct {
 	Config map[string]string `json:"config"`
 	// Ceiling is the ID of the wire variant with the same load, if any.
 	Ceiling string `json:"ceiling,omitempty"`
+	// Against is the ID of the baseline that this one's verdict compares with:
+	// the one that agrees on every axis which both read and the baseline leaves
+	// open. Empty for baselines, ceilings and where there is none.
+	Against string `json:"against,omitempty"`
 }
 
 // Skipped is a cell of the matrix that cannot exist, and why.

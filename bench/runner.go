@@ -1,0 +1,234 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"raftlab/bench/load"
+)
+
+// Options is what a run is made of.
+type Options struct {
+	Experiment *Experiment
+	Matrix     *Matrix
+	Folder     *Folder
+	ID         string
+	Command    []string
+	Seed       uint64
+	Build      Build
+	// ServerBin is the raftkv for topology processes, and ServerInfo its build.
+	ServerBin, ServerInfo string
+	// SelfBin is the raftbench that serves wire ceilings in a process of its own.
+	SelfBin string
+	// Endpoints of topology external.
+	Endpoints []string
+	// NoProfiles leaves the profile block out.
+	NoProfiles bool
+	// Progress, if not nil, is called for each interval of a trial and at the end
+	// of each trial, on the runner's goroutine.
+	Progress func(Progress)
+}
+
+// Progress is where a run is.
+type Progress struct {
+	Trial, Trials int // from 1
+	Variant       *Variant
+	Block         int
+	Kind          string
+	// Interval is the latest; zero at a trial's start and end.
+	Interval load.Interval
+	Done     bool // the trial is over, and Result is it
+	Result   *Trial
+	Left     time.Duration // estimate
+}
+
+// job is one trial to do.
+type job struct {
+	variant int
+	block   int // 0 for the profile block
+	kind    string
+}
+
+// schedule lists all trials in the order in which they are done: block by block,
+// each shuffled by the seed. Profiles come last: they may heat the machine. Only
+// what is measured is profiled, neither its echo nor its twin.
+func schedule(m *Matrix, blocks int, seed uint64, profiles bool) []job {
+	var jobs []job
+	for block := 1; block <= blocks; block++ {
+		for _, i := range Order(seed, block, len(m.Variants)) {
+			jobs = append(jobs, job{i, block, TrialMeasured})
+		}
+	}
+	if profiles {
+		for i := range m.Variants {
+			if m.Variants[i].Role == RoleMeasured {
+				jobs = append(jobs, job{i, 0, TrialProfile})
+			}
+		}
+	}
+	return jobs
+}
+
+// What a trial takes beside warm-up and window, by topology; measured on two
+// cores and rounded up.
+var overheads = map[string]time.Duration{
+	TopologyInProcess:     100 * time.Millisecond,
+	TopologyInProcessGRPC: 150 * time.Millisecond,
+	TopologyProcesses:     350 * time.Millisecond,
+	TopologyExternal:      50 * time.Millisecond,
+}
+
+const (
+	wireOverhead    = 50 * time.Millisecond
+	profileOverhead = 150 * time.Millisecond
+)
+
+// Budget is the number of trials of a run and the time that they will take.
+func Budget(m *Matrix, measure Measure, profiles bool) (trials int, d time.Duration) {
+	jobs := schedule(m, measure.Blocks, 0, profiles)
+	for _, j := range jobs {
+		d += estimate(&m.Variants[j.variant], j, measure)
+	}
+	for i := range m.Variants {
+		if m.Variants[i].Role == RoleCeiling {
+			d += time.Duration(ceilingTries(m.Variants[i].Settings.Load.Clients)) * calibrateTime
+		}
+	}
+	return len(jobs), d.Round(time.Second)
+}
+
+func estimate(v *Planned, j job, measure Measure) time.Duration {
+	d := measure.Warmup + measure.Duration
+	if j.kind == TrialProfile {
+		d = measure.Warmup + measure.Profile + profileOverhead
+	}
+	if v.Settings.Load.Target == TargetWire {
+		return d + wireOverhead
+	}
+	return d + overheads[v.Settings.Load.Topology]
+}
+
+// runner is the work of Execute.
+type runner struct {
+	Options
+	run  *Run
+	jobs []job
+	done int
+	// hopeless variants could not do the work once and are not tried again.
+	hopeless map[int]string
+	// failed counts trials in a row that did not even start.
+	failed int
+}
+
+// Trials in a row that fail to start before a run gives up: what fails is then
+// not chance.
+const giveUpAfter = 3
+
+// Execute does all trials of an experiment. The run folder is up to date after
+// each. When ctx ends, the trial under way is dropped, and the run returned with
+// the context's error; it stays incomplete.
+func Execute(ctx context.Context, o Options) (*Run, error) {
+	e := o.Experiment
+	r := &runner{Options: o, hopeless: map[int]string{}}
+	r.jobs = schedule(o.Matrix, e.Measure.Blocks, o.Seed, !o.NoProfiles)
+	r.run = &Run{
+		Schema: Schema, ID: o.ID, Command: o.Command, Seed: o.Seed, Started: time.Now(),
+		Experiment: ExperimentInfo{
+			Name: e.Name, Question: e.Question, Source: e.YAML(), Axes: o.Matrix.Axes, AnswerBy: slices.Clone(e.AnswerBy),
+			Metric: e.Metric, Margin: e.Margin, Blocks: e.Measure.Blocks,
+			WarmupS: e.Measure.Warmup.Seconds(), MeasureS: e.Measure.Duration.Seconds(),
+		},
+		TrialsPlanned: len(r.jobs), Environment: observe(o.Build),
+		Skipped: slices.Clone(o.Matrix.Skipped), Trials: []Trial{},
+	}
+	r.run.Environment.ServerBin, r.run.Environment.ServerInfo = o.ServerBin, o.ServerInfo
+	for _, v := range o.Matrix.Variants {
+		r.run.Variants = append(r.run.Variants, v.Variant)
+	}
+	r.run.Warnings = auditStart(&r.run.Environment, e.Measure.Blocks)
+	if err := r.Folder.Write(r.run); err != nil {
+		return r.run, err
+	}
+	before := readMachineTime()
+	err := r.trials(ctx)
+	r.run.Warnings = append(r.run.Warnings, auditEnd(before, readMachineTime())...)
+	r.run.Warnings = append(r.run.Warnings, auditTrials(r.run)...)
+	r.run.Ended = time.Now()
+	r.run.Complete = err == nil
+	return r.run, errors.Join(err, r.Folder.Write(r.run))
+}
+
+// trials does them all.
+func (r *runner) trials(ctx context.Context) error {
+	if err := r.calibrate(ctx); err != nil {
+		return err
+	}
+	for _, j := range r.jobs {
+		v := &r.Matrix.Variants[j.variant]
+		r.report(j, Progress{})
+		t, err := r.trial(ctx, v, j)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		r.run.Trials = append(r.run.Trials, t)
+		r.done++
+		r.run.TrialsCompleted = r.done
+		if !t.Viable {
+			r.hopeless[j.variant] = t.Problem
+		}
+		if err := errors.Join(r.Folder.AppendSeries(&t), r.Folder.Write(r.run)); err != nil {
+			return err
+		}
+		r.report(j, Progress{Done: true, Result: &t})
+	}
+	return nil
+}
+
+// report tells where the run is.
+func (r *runner) report(j job, p Progress) {
+	if r.Progress == nil {
+		return
+	}
+	p.Trial, p.Trials = min(r.done+1, len(r.jobs)), len(r.jobs)
+	if p.Done {
+		p.Trial = r.done
+	}
+	p.Variant, p.Block, p.Kind = &r.run.Variants[j.variant], j.block, j.kind
+	for _, left := range r.jobs[min(r.done, len(r.jobs)):] {
+		if _, hopeless := r.hopeless[left.variant]; !hopeless {
+			p.Left += estimate(&r.Matrix.Variants[left.variant], left, r.Experiment.Measure)
+		}
+	}
+	r.Progress(p)
+}
+
+// trial does one trial. Its error ends the run; what is wrong with the trial
+// alone stands in it.
+func (r *runner) trial(ctx context.Context, v *Planned, j job) (Trial, error) {
+	t := Trial{Variant: v.ID, Block: j.block, Kind: j.kind, Started: time.Now(), Viable: true, Valid: true}
+	if problem, ok := r.hopeless[j.variant]; ok {
+		t.Viable, t.Valid, t.Problem = false, false, problem
+		return t, nil
+	}
+	b, err := r.openRig(ctx, v, j)
+	if err != nil {
+		r.failed++
+		if r.failed >= giveUpAfter || errors.As(err, new(*UsageError)) {
+			return t, fmt.Errorf("%s: %w", v.Name, err)
+		}
+		t.Valid, t.Problem = false, err.Error()
+		return t, nil
+	}
+	r.failed = 0
+	err = b.measure(ctx, &t)
+	if err := errors.Join(err, b.close()); err != nil && ctx.Err() == nil {
+		t.Valid, t.Problem = false, err.Error()
+	}
+	return t, nil
+}

@@ -1,0 +1,299 @@
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"raftlab/kv/node"
+	"raftlab/transport"
+)
+
+// Topologies, by the name the topology knob gives them.
+const (
+	TopologyInProcess     = "in-process"
+	TopologyInProcessGRPC = "in-process-grpc"
+	TopologyProcesses     = "processes"
+	TopologyExternal      = "external"
+)
+
+// Targets, by the name the target knob gives them.
+const (
+	TargetUnary    = "unary"
+	TargetPipeline = "pipeline"
+	TargetDirect   = "direct"
+	TargetWire     = "wire"
+)
+
+// Load says what drives a cluster and what kind of cluster it is. Together with
+// node.Config it is the vocabulary of experiments: each knob has its home in
+// one of the two.
+type Load struct {
+	Topology string `knob:"topology" values:"in-process,in-process-grpc,processes,external" usage:"where the nodes run: this process without gRPC between nodes, with it, child processes, or a cluster that runs already"`
+	Listener string `knob:"listener" values:"tcp,bufconn" usage:"what in-process-grpc listens on"`
+	Nodes    int    `knob:"nodes" usage:"nodes of the cluster"`
+	Target   string `knob:"target" values:"unary,pipeline,direct,wire" usage:"what is driven: one RPC an operation, the Stream RPC, the replica without client RPC, or a bare gRPC echo"`
+
+	Wire string `knob:"wire" values:"unary,stream" usage:"which API target wire echoes"`
+
+	Clients      int       `knob:"clients" usage:"clients, each with one message under way"`
+	Conns        int       `knob:"conns" usage:"client connections that the clients share (default: 1)"`
+	Rate         float64   `knob:"rate" usage:"operations a second to send, by a clock (0: closed loop, as fast as answers come)"`
+	OpsPerMsg    int       `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
+	Op           string    `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
+	ReadRatio    float64   `knob:"read-ratio" usage:"share of gets for op mixed, 0 to 1"`
+	Read         string    `knob:"read" values:"linearizable,stale" usage:"what gets promise"`
+	ValueSize    node.Size `knob:"value-size" usage:"bytes of a value"`
+	KeySize      int       `knob:"key-size" usage:"bytes of a key"`
+	Keys         int       `knob:"keys" usage:"distinct keys"`
+	Distribution string    `knob:"key-distribution" values:"uniform,zipf,sequential" usage:"which keys are picked"`
+}
+
+// Settings are everything that makes one variant.
+type Settings struct {
+	Load Load
+	Node node.Config
+}
+
+// DefaultSettings is what an experiment starts from.
+func DefaultSettings() Settings {
+	return Settings{
+		Load: Load{
+			Topology: TopologyInProcessGRPC, Listener: "tcp", Nodes: 3, Target: TargetUnary, Wire: "unary",
+			Clients: 16, OpsPerMsg: 1, Op: "put", Read: "linearizable", ReadRatio: 0.5,
+			ValueSize: 256, KeySize: 16, Keys: 10000, Distribution: "uniform",
+		},
+		Node: node.DefaultConfig(),
+	}
+}
+
+// knobs returns the settings' knobs, those that say which node it is excluded.
+func (s *Settings) knobs() []node.Knob {
+	all := slices.Concat(node.KnobsOf(&s.Load), node.Knobs(&s.Node))
+	return slices.DeleteFunc(all, func(k node.Knob) bool { return k.Identity })
+}
+
+// Vocabulary lists every field that an experiment may set.
+func Vocabulary() []node.Knob {
+	s := DefaultSettings()
+	return s.knobs()
+}
+
+// Set parses a value into the named field.
+func (s *Settings) Set(key, value string) error {
+	for _, k := range s.knobs() {
+		if k.Name != key {
+			continue
+		}
+		if value == "auto" && strings.Contains(k.Usage, "(default:") {
+			value = "0" // left to be derived
+		}
+		return k.Set(value)
+	}
+	return unknownField(key)
+}
+
+// Get returns the named field's value as Set reads it; "" for no such field.
+func (s *Settings) Get(key string) string {
+	for _, k := range s.knobs() {
+		if k.Name == key {
+			return k.String()
+		}
+	}
+	return ""
+}
+
+// Map returns all fields' values by name.
+func (s *Settings) Map() map[string]string {
+	m := make(map[string]string)
+	for _, k := range s.knobs() {
+		m[k.Name] = k.String()
+	}
+	return m
+}
+
+// canonical returns the form in which a field's value is compared and shown:
+// 1024KiB is 1MiB.
+func canonical(key, value string) (string, error) {
+	s := DefaultSettings()
+	if err := s.Set(key, value); err != nil {
+		return "", err
+	}
+	if value == "auto" {
+		return value, nil
+	}
+	return s.Get(key), nil
+}
+
+func unknownField(key string) error {
+	return fmt.Errorf("unknown field %q%s", key, didYouMean(key, fieldNames()))
+}
+
+func fieldNames() []string {
+	var names []string
+	for _, k := range Vocabulary() {
+		names = append(names, k.Name)
+	}
+	return names
+}
+
+// didYouMean suggests the nearest name, if one is near.
+func didYouMean(word string, names []string) string {
+	best, distance := "", min(len(word)/2, 3)+1
+	for _, name := range names {
+		if d := editDistance(word, name); d < distance {
+			best, distance = name, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (did you mean %s?)", best)
+}
+
+// editDistance is Levenshtein's, over bytes.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			next := min(diagonal+cost, row[j]+1, row[j+1]+1)
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}
+
+// effective derives what was left unset.
+func (s Settings) effective() Settings {
+	s.Node = s.Node.Effective()
+	if s.Load.Conns == 0 {
+		s.Load.Conns = 1
+	}
+	s.Load.Conns = min(s.Load.Conns, max(s.Load.Clients, 1))
+	return s
+}
+
+// reads tells whether a variant with these settings, before what is unset was
+// derived, reads a field at all. One that it does not read is inert: it neither
+// names nor tells apart variants.
+func (s *Settings) reads(key string) bool {
+	l, n := &s.Load, &s.Node
+	local := l.Topology == TopologyInProcess
+	switch key {
+	case "topology", "target", "clients", "rate", "op", "value-size", "key-size", "keys", "key-distribution":
+		return true
+	case "listener":
+		return l.Topology == TopologyInProcessGRPC
+	case "nodes":
+		return l.Topology != TopologyExternal && l.Target != TargetWire
+	case "conns":
+		return l.Target != TargetDirect
+	case "wire":
+		return l.Target == TargetWire
+	case "ops-per-message":
+		return l.Target == TargetPipeline || l.Target == TargetDirect || l.Target == TargetWire && l.Wire == "stream"
+	case "read-ratio":
+		return l.Op == "mixed"
+	case "read":
+		return l.Op != "put"
+	}
+	// From here on: how nodes are built.
+	if l.Topology == TopologyExternal {
+		return false
+	}
+	if l.Target == TargetWire {
+		switch key {
+		case "max-request", "grpc-window", "stream-workers", "gogc":
+			return true
+		}
+		return false
+	}
+	switch key {
+	case "max-request", "stream-workers":
+		return l.Target != TargetDirect
+	case "chunking", "max-message", "transport", "lanes":
+		return !local
+	case "grpc-window":
+		return !local || l.Target != TargetDirect
+	case "chunk-size":
+		if n.Chunking == transport.ChunkRaft {
+			return !local && n.AppendSize == 0 // which derives from it
+		}
+		return !local && n.Chunking != transport.ChunkNone && n.Chunking != transport.ChunkReactive
+	case "chunk-count":
+		return !local && n.Chunking == transport.ChunkCount
+	case "batch-count", "batch-size":
+		return n.Batching != "none"
+	}
+	return true
+}
+
+// impossible says why a cluster with these settings cannot exist or cannot do
+// the work; empty when it can. axes are the fields that the experiment varies.
+func (s *Settings) impossible(axes func(key string) bool) string {
+	l, n := &s.Load, &s.Node
+	inProcess := l.Topology == TopologyInProcess || l.Topology == TopologyInProcessGRPC
+	switch {
+	case l.Target == TargetDirect && !inProcess:
+		return fmt.Sprintf("target direct drives nodes in this process, not topology %s", l.Topology)
+	case l.Target == TargetWire && l.Topology == TopologyExternal:
+		return "target wire needs a server of its own, which topology external does not start"
+	case l.Target == TargetWire && l.Topology == TopologyInProcess:
+		return "target wire is gRPC, which topology in-process is without"
+	case l.Topology == TopologyInProcess && axes("chunking"):
+		return "topology in-process hands messages over whole: there is nothing to chunk"
+	}
+	if l.Target != TargetWire && l.Topology != TopologyExternal {
+		c := n.Effective()
+		c.ID = 1
+		if err := c.Validate(); err != nil {
+			return err.Error()
+		}
+		// Raft's own entry adds index and term, kv's adds header and tags.
+		const overhead = 96
+		entry := uint64(l.ValueSize) + uint64(l.KeySize) + overhead //nolint:gosec // validated as not negative
+		limit := transport.MaxEntryBytes(n.Chunking, int(n.MaxMessage))
+		if l.Topology != TopologyInProcess && l.Op != "get" && entry > limit {
+			return fmt.Sprintf("value-size %s makes an entry larger than chunking %s can carry under max-message %s",
+				l.ValueSize, n.Chunking, n.MaxMessage)
+		}
+	}
+	return ""
+}
+
+// validate refuses values of the load that have no meaning.
+func (l *Load) validate() error {
+	type limit struct {
+		key      string
+		value    float64
+		min, max float64
+	}
+	for _, c := range []limit{
+		{"nodes", float64(l.Nodes), 1, 9},
+		{"clients", float64(l.Clients), 1, 100000},
+		{"conns", float64(l.Conns), 0, 10000},
+		{"rate", l.Rate, 0, 1e9},
+		{"ops-per-message", float64(l.OpsPerMsg), 1, 1e6},
+		{"read-ratio", l.ReadRatio, 0, 1},
+		{"value-size", float64(l.ValueSize), 0, 1 << 30},
+		{"key-size", float64(l.KeySize), 8, 4096},
+		{"keys", float64(l.Keys), 1, 1e8},
+	} {
+		if c.value < c.min {
+			return fmt.Errorf("%s %v is below the minimum %v", c.key, c.value, c.min)
+		}
+		if c.value > c.max {
+			return fmt.Errorf("%s %v exceeds the maximum %v", c.key, c.value, c.max)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,4 @@
+package bench
+
+// Summarize says what a run means.
+func Summarize(_ *Run) Summary { return Summary{} }

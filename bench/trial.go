@@ -1,0 +1,441 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"raftlab/bench/cluster"
+	"raftlab/bench/load"
+	"raftlab/bench/target"
+)
+
+// How long answers are waited for after a window. A variant that has none by
+// then is stuck.
+const drainTime = 2 * time.Second
+
+// How long a trial's cluster may take to be ready.
+const startTime = 20 * time.Second
+
+// rig is one trial's set-up: a fresh cluster or echo server, and the target
+// that drives it.
+type rig struct {
+	r       *runner
+	variant *Planned
+	job     job
+
+	cluster *cluster.Cluster // nil for wire
+	wire    *wireServer      // nil for others
+	target  target.Target
+	closers []func() error
+	// debug ports by process name, and the name of this process.
+	debug map[string]string
+	self  string
+	gc    int // this process's setting before
+}
+
+// openRig starts what a trial needs.
+func (r *runner) openRig(ctx context.Context, v *Planned, j job) (_ *rig, err error) {
+	b := &rig{r: r, variant: v, job: j, debug: map[string]string{}, self: processShared}
+	b.gc = debug.SetGCPercent(v.Settings.Node.GOGC)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	l := &v.Settings.Load
+	if l.Topology == TopologyProcesses || l.Topology == TopologyExternal {
+		b.self = processGenerator
+	}
+	if l.Target == TargetWire {
+		err = b.openWire(ctx)
+	} else {
+		err = b.openCluster(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// Garbage of the trial before is not this one's to collect.
+	runtime.GC()
+	return b, nil
+}
+
+func (b *rig) openCluster(ctx context.Context) error {
+	s := &b.variant.Settings
+	var err error
+	b.cluster, err = cluster.Start(ctx, cluster.Config{
+		Topology: s.Load.Topology, Nodes: s.Load.Nodes, Node: s.Node, Listener: s.Load.Listener,
+		ServerBin: b.r.ServerBin, Endpoints: b.r.Endpoints,
+	})
+	if err != nil {
+		return err
+	}
+	b.closers = append(b.closers, b.cluster.Close)
+	for _, n := range b.cluster.Nodes() {
+		if n.DebugAddr != "" {
+			b.debug["node"+strconv.FormatUint(n.ID, 10)] = n.DebugAddr
+		}
+	}
+	if b.target, err = b.openTarget(s.Load.Target, s.Load.Read == "stale"); err != nil {
+		return err
+	}
+	if s.Load.Op == "put" {
+		return nil
+	}
+	// Preload by the fastest way there is; what drives the window drives that alone.
+	fast := TargetPipeline
+	if s.Load.Target == TargetDirect {
+		fast = TargetDirect
+	}
+	filler, err := b.openTarget(fast, false)
+	if err != nil {
+		return err
+	}
+	cfg := b.loadConfig()
+	cfg.OpsPerMessage = max(1, min(preloadOps, int((1<<20)/(s.Load.ValueSize+1))))
+	cfg.Clients = min(cfg.Clients, 16)
+	return load.Preload(ctx, cfg, filler)
+}
+
+// openTarget makes a target of the rig's cluster; it is closed with the rig.
+func (b *rig) openTarget(name string, stale bool) (target.Target, error) {
+	s := &b.variant.Settings
+	o := target.Options{
+		Endpoints: b.cluster.Endpoints(), Dialer: b.cluster.Dialer(), Conns: s.Load.Conns, Stale: stale,
+		MaxRequest: int(s.Node.MaxRequest), GRPCWindow: int(s.Node.GRPCWindow),
+	}
+	if name != TargetUnary {
+		o.OpsPerMessage = max(s.Load.OpsPerMsg, preloadOps)
+	}
+	if name == TargetDirect {
+		for _, n := range b.cluster.Nodes() {
+			o.Direct = append(o.Direct, n.Local())
+		}
+	}
+	t, err := target.New(name, o)
+	if err != nil {
+		return nil, err
+	}
+	b.closers = append(b.closers, t.Close)
+	return t, nil
+}
+
+// Most operations of a message that preloads.
+const preloadOps = 64
+
+// loadConfig is the load of the variant.
+func (b *rig) loadConfig() load.Config {
+	l, m := &b.variant.Settings.Load, b.r.Experiment.Measure
+	cfg := load.Config{
+		Clients: l.Clients, Rate: l.Rate, OpsPerMessage: l.OpsPerMsg,
+		Keys: l.Keys, KeySize: l.KeySize, KeyDistribution: l.Distribution, ValueSize: int(l.ValueSize),
+		Seed: b.r.Seed, Warmup: m.Warmup, Duration: m.Duration, Interval: m.interval(), Drain: drainTime,
+	}
+	switch l.Op {
+	case "get":
+		cfg.ReadRatio = 1
+	case "mixed":
+		cfg.ReadRatio = l.ReadRatio
+	}
+	if l.Topology == TopologyExternal {
+		// Not fresh: what a trial reads and checks has to be its own.
+		cfg.KeyPrefix = fmt.Sprintf("%s%d-%d/", b.variant.ID, b.job.block, b.r.Seed%1000)
+		cfg.KeySize = max(cfg.KeySize, len(cfg.KeyPrefix)+len(strconv.Itoa(l.Keys)))
+	}
+	if b.job.kind == TrialProfile {
+		cfg.Duration = m.Profile.Truncate(time.Second)
+	}
+	return cfg
+}
+
+// measure runs the load and fills in the trial.
+func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
+	probe, err := newProbe(b.self, b.cluster, b.debug)
+	if err != nil {
+		return err
+	}
+	if b.wire != nil && b.wire.pid != 0 {
+		probe.pids = map[string]int{processWire: b.wire.pid}
+	}
+	defer func() { err = errors.Join(err, probe.close()) }()
+	cfg := b.loadConfig()
+	w := window{ctx: ctx, probe: probe, length: cfg.Duration}
+	if b.job.kind == TrialProfile {
+		w.capture = newCapture(b.r.Folder, b.variant.ID, b.self, b.debug, cfg.Duration)
+	}
+	if cfg.Warmup == 0 {
+		w.begin()
+	}
+	started := time.Now()
+	var rec *load.Recording
+	// Profiles of this process tell its goroutines apart from those of the nodes.
+	pprof.Do(ctx, pprof.Labels("node", processGenerator), func(ctx context.Context) {
+		rec, err = load.Run(ctx, cfg, b.target, func(iv load.Interval) {
+			if iv.Warmup && iv.Offset+iv.Length == 0 {
+				w.begin()
+			}
+			b.r.report(b.job, Progress{Interval: iv})
+		})
+	})
+	elapsed := time.Since(started)
+	w.wait()
+	if err != nil {
+		return err
+	}
+	b.record(t, rec, &w)
+	if w.capture != nil {
+		var captureErr error
+		if t.Profiles, captureErr = w.capture.end(ctx); captureErr != nil {
+			t.warn(captureErr.Error())
+		}
+	}
+	if elapsed > cfg.Warmup+cfg.Duration+drainTime || t.Operations == 0 {
+		t.Viable, t.Valid = false, false
+		t.Problem = b.problem(ctx, rec)
+		return nil
+	}
+	if b.job.kind == TrialMeasured {
+		t.Hlog = fmt.Sprintf("%s-b%d.hlog", b.variant.ID, b.job.block)
+		if err := b.r.Folder.Create(t.Hlog, rec.WriteHlog); err != nil {
+			return err
+		}
+	}
+	b.audit(t, rec)
+	return b.verify(ctx, t, cfg, rec)
+}
+
+// window reads the counters and takes the profiles of a measured window.
+type window struct {
+	ctx     context.Context
+	probe   *probe
+	capture *capture
+	length  time.Duration
+
+	wg            sync.WaitGroup
+	before, after sample
+}
+
+// begin is called at the window's start and does not hold it up.
+func (w *window) begin() {
+	timer := time.NewTimer(w.length)
+	if w.capture != nil {
+		w.capture.begin(w.ctx)
+	}
+	w.wg.Go(func() {
+		defer timer.Stop()
+		w.before = w.probe.take(w.ctx)
+		select {
+		case <-timer.C:
+			w.after = w.probe.take(w.ctx)
+		case <-w.ctx.Done():
+		}
+	})
+}
+
+func (w *window) wait() { w.wg.Wait() }
+
+// record puts a recording's figures in the trial.
+func (b *rig) record(t *Trial, rec *load.Recording, w *window) {
+	t.WindowS = rec.Window().Seconds()
+	t.Operations, t.Errors, t.ErrorsByCode = rec.Operations, rec.Errors, rec.ErrorsByCode
+	t.OpsPerS = rec.OpsPerSecond()
+	if rec.Operations > 0 {
+		t.BytesPerS = t.OpsPerS * float64(rec.ValueBytes) / float64(rec.Operations)
+	}
+	t.Response, t.Service = map[string]Latency{}, map[string]Latency{}
+	for _, k := range load.Kinds() {
+		if h := rec.Response(k); h.TotalCount() > 0 {
+			t.Response[k.String()] = latency(h)
+			t.Service[k.String()] = latency(rec.Service(k))
+		}
+	}
+	t.Response["all"], t.Service["all"] = latency(rec.ResponseAll()), latency(rec.ServiceAll())
+	t.Delay = latency(rec.Delay())
+	for _, iv := range rec.Intervals {
+		t.Series = append(t.Series, Point{
+			OffsetS: iv.Offset.Seconds(), Operations: iv.Operations, Errors: iv.Errors,
+			P50Ns: int64(iv.P50), P99Ns: int64(iv.P99), MaxNs: int64(iv.Max),
+		})
+	}
+	t.Processes, t.Counters = w.after.since(w.before)
+}
+
+func latency(h *load.Histogram) Latency {
+	if h.TotalCount() == 0 {
+		return Latency{}
+	}
+	return Latency{
+		Count: uint64(h.TotalCount()), Clamped: h.Clamped, MeanNs: h.Mean(), MinNs: h.Min(), //nolint:gosec // counts are not negative
+		P50Ns: h.ValueAtPercentile(50), P90Ns: h.ValueAtPercentile(90),
+		P99Ns: h.ValueAtPercentile(99), P999Ns: h.ValueAtPercentile(99.9), MaxNs: h.Max(),
+	}
+}
+
+func (t *Trial) warn(warning string) {
+	if t.Warning != "" {
+		t.Warning += "; "
+	}
+	t.Warning += warning
+}
+
+// audit judges whether the figures can be trusted.
+func (b *rig) audit(t *Trial, rec *load.Recording) {
+	if b.variant.Settings.Load.Rate > 0 && b.job.kind == TrialMeasured {
+		lag := time.Duration(rec.Lag().ValueAtPercentile(99))
+		response := time.Duration(t.Response["all"].P99Ns)
+		if problem := auditLag(lag, response); problem != "" {
+			t.Valid, t.Problem = false, problem
+		}
+	}
+	if p, ok := t.Processes[processGenerator]; ok {
+		if warning := auditGenerator(p.CPUS, t.WindowS, runtime.NumCPU()); warning != "" {
+			t.warn(warning)
+		}
+	}
+	if t.Errors > 0 {
+		t.warn(fmt.Sprintf("%d operations failed: %s", t.Errors, describeCodes(t.ErrorsByCode)))
+	}
+	if b.variant.Settings.Load.Op != "put" && rec.Missing > 0 && b.cluster != nil {
+		t.Valid, t.Problem = false, fmt.Sprintf("%d gets did not find keys that had been written", rec.Missing)
+	}
+}
+
+func describeCodes(codes map[string]uint64) string {
+	var parts []string
+	for _, code := range slices.Sorted(maps.Keys(codes)) {
+		parts = append(parts, fmt.Sprintf("%s %d", code, codes[code]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// problem says, as well as it can be known, why a variant could not do its work.
+func (b *rig) problem(ctx context.Context, rec *load.Recording) string {
+	problem := fmt.Sprintf("%d operations were answered, then none for %v", rec.Operations, drainTime)
+	if rec.Operations == 0 {
+		problem = "no operation was acknowledged"
+	}
+	if rec.Errors > 0 {
+		problem += " (" + describeCodes(rec.ErrorsByCode) + ")"
+	}
+	if b.cluster == nil {
+		return problem
+	}
+	for _, n := range b.cluster.Nodes() {
+		st, err := b.cluster.Status(ctx, n)
+		if err != nil {
+			continue
+		}
+		for _, peer := range st.GetTransport() {
+			if p := peer.GetProblem(); p != "" {
+				return fmt.Sprintf("%s: node %d to node %d: %s", problem, n.ID, peer.GetId(), p)
+			}
+		}
+	}
+	return problem
+}
+
+// Most keys of a trial that are read back.
+const verifySample = 256
+
+// verify reads acknowledged keys back: what was acknowledged must be there.
+func (b *rig) verify(ctx context.Context, t *Trial, cfg load.Config, rec *load.Recording) (err error) {
+	if b.cluster == nil {
+		return nil // an echo keeps nothing
+	}
+	reader := b.target
+	if b.variant.Settings.Load.Read == "stale" {
+		if reader, err = b.openTarget(b.variant.Settings.Load.Target, false); err != nil {
+			return err
+		}
+	}
+	keys := sampleKeys(rec.Acked, verifySample)
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	sessions := min(8, max(1, len(keys)))
+	errs := make([]error, sessions)
+	violations := make([][]string, sessions)
+	var wg sync.WaitGroup
+	for i := range sessions {
+		wg.Go(func() {
+			part := keys[i*len(keys)/sessions : (i+1)*len(keys)/sessions]
+			violations[i], errs[i] = readBack(ctx, reader, cfg, i, part, rec.Acked)
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("verification: %w", err)
+	}
+	t.VerifiedKeys = len(keys)
+	t.Violations = slices.Concat(violations...)
+	if len(t.Violations) > 0 {
+		t.Valid = false
+		t.Problem = fmt.Sprintf("%d acknowledged writes are lost; the first: %s", len(t.Violations), t.Violations[0])
+	}
+	return nil
+}
+
+// sampleKeys picks at most n of the keys that were acknowledged, evenly.
+func sampleKeys(acked []uint64, n int) []int {
+	var keys []int
+	for key, revision := range acked {
+		if revision > 0 {
+			keys = append(keys, key)
+		}
+	}
+	if len(keys) <= n {
+		return keys
+	}
+	picked := make([]int, n)
+	for i := range picked {
+		picked[i] = keys[i*len(keys)/n]
+	}
+	return picked
+}
+
+// readBack reads keys and says which show less than was acknowledged.
+func readBack(ctx context.Context, from load.Target, cfg load.Config, client int, keys []int, acked []uint64) (violations []string, err error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	session, err := from.Open(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, session.Close()) }()
+	for _, key := range keys {
+		op := load.Op{Kind: load.Get, Key: cfg.AppendKey(nil, key)}
+		var result [1]load.Result
+		if err := session.Do(ctx, []load.Op{op}, result[:]); err != nil {
+			return nil, err
+		}
+		if result[0].Err != nil {
+			return nil, result[0].Err
+		}
+		if got := result[0].ModRevision; got < acked[key] {
+			violations = append(violations, fmt.Sprintf("key %s has mod revision %d, acknowledged was %d", op.Key, got, acked[key]))
+		}
+	}
+	return violations, nil
+}
+
+// close takes everything down, the last first.
+func (b *rig) close() error {
+	debug.SetGCPercent(b.gc)
+	var errs []error
+	for _, c := range slices.Backward(b.closers) {
+		errs = append(errs, c())
+	}
+	b.closers = nil
+	return errors.Join(errs...)
+}
