@@ -231,9 +231,19 @@ func (h *EntryHeader) decode(b []byte) error {
 	return nil
 }
 
-// skipField returns one less than the size of the field at the start of b, or
-// an error code of protowire: what the cases beside it return for theirs.
+// skipField returns one less than the size of the unknown field at the start of
+// b, or an error code of protowire: what the cases beside it return for theirs.
 func skipField(b []byte) int {
+	const badNumber = -2 // protowire's "invalid field number"
+	num, _, tag := protowire.ConsumeTag(b)
+	if tag < 0 {
+		return tag
+	}
+	// A known field may hide behind a tag that is longer than it need be, which
+	// no encoder writes; skipping it would lose it.
+	if num > protowire.MaxValidNumber || tag != protowire.SizeTag(num) {
+		return badNumber
+	}
 	_, _, n := protowire.ConsumeField(b)
 	if n > 0 {
 		n--
@@ -243,6 +253,8 @@ func skipField(b []byte) int {
 
 // next returns the next command, or nil at the end or with an error.
 func (d *entryDecoder) next() (*Command, error) {
+	clear(d.steps)
+	d.steps = d.steps[:0]
 	for len(d.rest) > 0 {
 		if d.rest[0] != tagEntryCommand {
 			if d.rest[0] == tagEntryHeader {

@@ -43,30 +43,35 @@ func (d *SnapshotDecoder) Write(p []byte) (n int, err error) {
 
 func (d *SnapshotDecoder) write(p []byte) error {
 	for len(p) > 0 {
-		if len(d.partial) == 0 {
-			// Whole records are decoded where they are.
+		// Whole records are decoded where they are.
+		for len(d.partial) == 0 {
 			size, err := recordSize(p)
 			if err != nil {
 				return err
 			}
-			if size > 0 && size <= len(p) {
-				if err := d.record(p[:size]); err != nil {
-					return err
-				}
-				p = p[size:]
-				continue
+			if size == 0 || size > len(p) {
+				break
+			}
+			if err := d.record(p[:size]); err != nil {
+				return err
+			}
+			if p = p[size:]; len(p) == 0 {
+				return nil
 			}
 		}
+		// Otherwise up to the end of the record, or the next byte of its length.
+		// The buffer grows by what came, never by what a length claims.
 		size, err := recordSize(d.partial)
 		if err != nil {
 			return err
 		}
-		// Up to the end of the record, or of its length prefix. The buffer grows
-		// by what came, never by what a length claims.
 		take := min(max(size-len(d.partial), 1), len(p))
 		d.partial = append(d.partial, p[:take]...)
 		p = p[take:]
-		if size > 0 && len(d.partial) == size {
+		if size, err = recordSize(d.partial); err != nil {
+			return err
+		}
+		if size == len(d.partial) {
 			if err := d.record(d.partial); err != nil {
 				return err
 			}

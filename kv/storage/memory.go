@@ -185,8 +185,8 @@ func (m *Memory) Restore(meta *raftpb.SnapshotMetadata) error {
 // Compact drops the entries up to and including index: raft.ErrCompacted if
 // they are gone already, raft.ErrUnavailable if the log does not reach index.
 // The slots of dropped entries may have been handed out, so they are not
-// cleared; instead the live ones move to a new array once those dropped hold a
-// quarter of what the live ones do.
+// cleared; instead the live ones move to a new array once those dropped hold more
+// than a quarter of what the live ones do.
 func (m *Memory) Compact(index uint64) error {
 	if index <= m.base {
 		return raft.ErrCompacted
@@ -202,7 +202,7 @@ func (m *Memory) Compact(index uint64) error {
 	}
 	m.dead += n
 	m.entries, m.base = m.entries[n:], index
-	if 4*m.dead >= uint64(len(m.entries)) || 4*m.deadBytes >= m.bytes {
+	if 4*m.dead > uint64(len(m.entries)) || 4*m.deadBytes > m.bytes {
 		// With room to grow, or the next append would move them once more.
 		live := make([]*raftpb.Entry, len(m.entries), len(m.entries)+len(m.entries)/2)
 		copy(live, m.entries)
