@@ -34,6 +34,7 @@ type exchange struct {
 	results []*kvv1.Result
 	left    int // operations without an answer
 	err     *Error
+	next    *exchange // in the outbox
 	done    chan struct{} // capacity 1
 }
 
@@ -58,7 +59,7 @@ type stream struct {
 
 	mu      sync.Mutex
 	pending map[uint64]*exchange // by number; abandoned ones until their answer comes
-	outbox  []*exchange          // queued, in order
+	outbox  queue
 	broken  bool
 	retired bool // takes no more; ends once nothing is pending
 }
@@ -101,7 +102,7 @@ func (s *stream) submit(x *exchange) bool {
 		return false
 	}
 	s.pending[x.number] = x
-	s.outbox = append(s.outbox, x)
+	s.outbox.push(x)
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
@@ -124,12 +125,7 @@ func (s *stream) abandon(x *exchange) stage {
 	if before == sent {
 		return before
 	}
-	for i, q := range s.outbox {
-		if q == x {
-			s.outbox = append(s.outbox[:i], s.outbox[i+1:]...)
-			break
-		}
-	}
+	s.outbox.remove(x)
 	delete(s.pending, x.number)
 	x.data.Free()
 	s.endIfDrained()
@@ -163,13 +159,10 @@ func (s *stream) send() {
 func (s *stream) take(data *mem.BufferSlice) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.outbox) == 0 {
-		s.outbox = nil
+	x := s.outbox.pop()
+	if x == nil {
 		return false
 	}
-	x := s.outbox[0]
-	s.outbox[0] = nil
-	s.outbox = s.outbox[1:]
 	x.stage = sent
 	*data, x.data = x.data, nil
 	return true
@@ -302,7 +295,7 @@ func (s *stream) fail(err error) {
 		x.done <- struct{}{}
 	}
 	clear(s.pending)
-	s.outbox = nil
+	s.outbox = queue{}
 }
 
 // retire lets the stream finish what it has and takes no more.
@@ -317,4 +310,41 @@ func (s *stream) endIfDrained() {
 	if s.retired && len(s.pending) == 0 {
 		s.cancel()
 	}
+}
+
+// queue is a list of exchanges, linked through them so that it allocates
+// nothing.
+type queue struct {
+	first, last *exchange
+}
+
+func (q *queue) push(x *exchange) {
+	if q.last == nil {
+		q.first = x
+	} else {
+		q.last.next = x
+	}
+	q.last = x
+}
+
+// pop is nil when the queue is empty.
+func (q *queue) pop() *exchange {
+	x := q.first
+	if x != nil {
+		q.remove(x)
+	}
+	return x
+}
+
+func (q *queue) remove(x *exchange) {
+	var before *exchange
+	at := &q.first
+	for *at != x {
+		before = *at
+		at = &before.next
+	}
+	if *at = x.next; q.last == x {
+		q.last = before
+	}
+	x.next = nil
 }
