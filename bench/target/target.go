@@ -1,0 +1,107 @@
+package target
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc"
+
+	"raftlab/bench/load"
+	"raftlab/kv/client"
+	"raftlab/kv/node"
+)
+
+// Names of targets.
+const (
+	Unary    = "unary"
+	Pipeline = "pipeline"
+	Direct   = "direct"
+	Wire     = "wire"
+)
+
+// Names lists all targets.
+func Names() []string { return []string{Unary, Pipeline, Direct, Wire} }
+
+// Target is what New makes. Its sessions have to be closed before it.
+type Target interface {
+	load.Target
+	// Close ends the connections that the sessions share.
+	Close() error
+}
+
+// Options say where a target is and how it is reached.
+type Options struct {
+	// Endpoints are client addresses of the nodes, any of them; for wire the
+	// address of the echo server. Not for direct.
+	Endpoints []string
+	// Conns is the number of connections (to each node) that the clients share,
+	// in turn; 0 means one.
+	Conns int
+	// OpsPerMessage is the number of operations a message at most. unary does one
+	// at a time and refuses more.
+	OpsPerMessage int
+	// Stale makes gets answer from the node's own state instead of linearizably.
+	Stale bool
+	// Stream makes wire use the Stream RPC with one operation a message too, as
+	// the ceiling of pipeline; with more it always does.
+	Stream bool
+	// Direct are the nodes of this process, for direct.
+	Direct []*node.Node
+	// Dialer connects to an address; nil is TCP.
+	Dialer func(ctx context.Context, address string) (net.Conn, error)
+	// MaxRequest and GRPCWindow are the nodes' knobs of those names, in bytes;
+	// 0 means the nodes' default.
+	MaxRequest, GRPCWindow int
+}
+
+// New makes a target by its name. Nothing is dialled before the first session
+// is opened.
+func New(name string, o Options) (Target, error) {
+	o.OpsPerMessage = max(o.OpsPerMessage, 1)
+	o.Conns = max(o.Conns, 1)
+	defaults := node.DefaultConfig()
+	if o.MaxRequest == 0 {
+		o.MaxRequest = int(defaults.MaxRequest)
+	}
+	if o.GRPCWindow == 0 {
+		o.GRPCWindow = int(defaults.GRPCWindow)
+	}
+	if !slices.Contains(Names(), name) {
+		return nil, fmt.Errorf("target %q is not one of %s", name, strings.Join(Names(), ", "))
+	}
+	if name == Unary && o.OpsPerMessage > 1 {
+		return nil, fmt.Errorf("target unary sends one operation a message: ops-per-message %d needs pipeline", o.OpsPerMessage)
+	}
+	if name == Direct {
+		if len(o.Direct) == 0 {
+			return nil, fmt.Errorf("target direct needs the nodes in this process: topology in-process or in-process-grpc")
+		}
+		return &direct{nodes: o.Direct, stale: o.Stale}, nil
+	}
+	if len(o.Endpoints) == 0 {
+		return nil, fmt.Errorf("target %s has no endpoints", name)
+	}
+	if name == Wire {
+		return newWire(o)
+	}
+	c, err := client.New(client.Config{
+		Endpoints: o.Endpoints, Conns: o.Conns, MaxRequest: o.MaxRequest, DialOptions: o.dialOptions(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("target %s: %w", name, err)
+	}
+	return &cluster{client: c, stream: name == Pipeline, options: o}, nil
+}
+
+// dialOptions are what all gRPC targets differ in from the client's defaults.
+func (o *Options) dialOptions() []grpc.DialOption {
+	window := int32(o.GRPCWindow) //nolint:gosec // the knob is checked by node.Config
+	options := []grpc.DialOption{grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window)}
+	if o.Dialer != nil {
+		options = append(options, grpc.WithContextDialer(o.Dialer))
+	}
+	return options
+}
