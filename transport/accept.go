@@ -2,7 +2,6 @@ package transport
 
 import (
 	"errors"
-	"hash/crc32"
 	"io"
 	"sync"
 	"time"
@@ -157,7 +156,7 @@ func (s *server) takeSnapshot(m *pb.Message, rpc grpc.BidiStreamingServer[transp
 		case f.GetOffset() != offset || f.GetOffer() != nil:
 			return status.Errorf(codes.InvalidArgument, "snapshot chunk at offset %d, expected %d", f.GetOffset(), offset)
 		}
-		if crc := crc32.Checksum(f.GetData(), castagnoli); crc != f.GetCrc32C() {
+		if crc := checksum(f.GetData()); crc != f.GetCrc32C() {
 			return status.Errorf(codes.DataLoss, "snapshot chunk at offset %d has checksum %08x, declares %08x", offset, crc, f.GetCrc32C())
 		}
 		if _, err := w.Write(f.GetData()); err != nil {

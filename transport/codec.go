@@ -30,6 +30,8 @@ type AppendCodec struct{}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+func checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
+
 // ErrMalformed says that bytes are not an encoded frame.
 var ErrMalformed = errors.New("malformed frame")
 
@@ -81,7 +83,7 @@ func appendFramePrefix(dst []byte, f *Frame) (prefix, body []byte) {
 }
 
 func appendFrameSuffix(dst []byte, f *Frame) []byte {
-	crc := crc32.Update(crc32.Checksum(f.Fragment.head, castagnoli), castagnoli, f.Fragment.body)
+	crc := crc32.Update(checksum(f.Fragment.head), castagnoli, f.Fragment.body)
 	dst = appendTag(dst, 5, protowire.Fixed32Type)
 	dst = binary.LittleEndian.AppendUint32(dst, crc)
 	return appendStamps(dst, f)

@@ -23,9 +23,9 @@ const (
 	maxOpenMessages = 16
 	// maxFragmentAge is how long a message may stay without a new piece.
 	maxFragmentAge = 30 * time.Second
-	// firstAllocation caps what a mere declaration makes us allocate; a longer
-	// entry's buffer grows with what has really arrived.
-	firstAllocation = 4 << 20
+	// allocateAhead times its first piece is what is allocated for an entry: what
+	// a mere declaration costs stays in proportion to what was sent for it.
+	allocateAhead = 16
 )
 
 // Reassembler puts entries together that travelled as fragments. It is bounded
@@ -65,18 +65,6 @@ func NewReassembler() *Reassembler {
 // returns the whole message, with its one entry, once the last piece is there;
 // nil before. The sender and its epoch must have been checked.
 func (r *Reassembler) Add(f *Frame, now time.Time) (*pb.Message, error) {
-	p := &f.Fragment
-	switch {
-	case p.Total == 0 || p.Total >= 1<<31:
-		return nil, status.Errorf(codes.InvalidArgument, "fragment of a total of %d bytes", p.Total)
-	case p.Len() == 0:
-		return nil, status.Error(codes.InvalidArgument, "fragment without data")
-	case p.Offset >= p.Total || uint64(p.Len()) > p.Total-p.Offset: //nolint:gosec // a length
-		return nil, status.Errorf(codes.InvalidArgument, "fragment of %d bytes at offset %d passes the total of %d", p.Len(), p.Offset, p.Total)
-	}
-	if crc := crc32.Update(crc32.Checksum(p.head, castagnoli), castagnoli, p.body); crc != p.CRC {
-		return nil, status.Errorf(codes.DataLoss, "fragment at offset %d has checksum %08x, declares %08x", p.Offset, crc, p.CRC)
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.peers[f.From]
@@ -91,11 +79,31 @@ func (r *Reassembler) Add(f *Frame, now time.Time) (*pb.Message, error) {
 		r.dropAll(a)
 		a.epoch, a.last = f.Epoch, 0
 	}
-	m, err := r.add(a, f, now)
+	err := checkFragment(&f.Fragment)
+	var m *pb.Message
+	if err == nil {
+		m, err = r.add(a, f, now)
+	}
 	if err != nil {
 		r.dropAll(a)
 	}
 	return m, err
+}
+
+// checkFragment checks what can be said about a piece by itself.
+func checkFragment(p *Fragment) error {
+	switch {
+	case p.Total == 0 || p.Total >= 1<<31:
+		return status.Errorf(codes.InvalidArgument, "fragment of a total of %d bytes", p.Total)
+	case p.Len() == 0:
+		return status.Error(codes.InvalidArgument, "fragment without data")
+	case p.Offset >= p.Total || uint64(p.Len()) > p.Total-p.Offset: //nolint:gosec // a length
+		return status.Errorf(codes.InvalidArgument, "fragment of %d bytes at offset %d passes the total of %d", p.Len(), p.Offset, p.Total)
+	}
+	if crc := crc32.Update(checksum(p.head), castagnoli, p.body); crc != p.CRC {
+		return status.Errorf(codes.DataLoss, "fragment at offset %d has checksum %08x, declares %08x", p.Offset, crc, p.CRC)
+	}
+	return nil
 }
 
 func (r *Reassembler) add(a *assembly, f *Frame, now time.Time) (*pb.Message, error) {
@@ -173,7 +181,7 @@ func (o *opening) write(p *Fragment) error {
 		return status.Errorf(codes.InvalidArgument, "fragment at offset %d overlaps the %d bytes that came before", offset, have)
 	}
 	if end > cap(o.data) {
-		grown := make([]byte, have, min(o.total, max(2*cap(o.data), end, firstAllocation)))
+		grown := make([]byte, have, min(o.total, max(2*cap(o.data), end, allocateAhead*p.Len())))
 		copy(grown, o.data)
 		o.data = grown
 	}

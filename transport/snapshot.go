@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"sync/atomic"
 	"time"
@@ -162,7 +161,7 @@ func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, da
 			return offset - start, fmt.Errorf("read: %w", readErr)
 		}
 		f := &transportv1.SnapshotFrame{
-			Offset: uint64(offset), Data: now[:n], Crc32C: crc32.Checksum(now[:n], castagnoli), Last: following == 0, //nolint:gosec // not negative
+			Offset: uint64(offset), Data: now[:n], Crc32C: checksum(now[:n]), Last: following == 0, //nolint:gosec // not negative
 		}
 		if err := t.room(ctx, offset+int64(n)); err != nil {
 			return offset - start, err
