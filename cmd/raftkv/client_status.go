@@ -78,7 +78,10 @@ func printStatus(w io.Writer, st *clusterv1.StatusResponse) error {
 func statusNode(t table, st *clusterv1.StatusResponse) {
 	leader := "none known"
 	if st.GetLeaderId() != 0 {
-		leader = fmt.Sprintf("node %d at %s", st.GetLeaderId(), st.GetLeaderAddress())
+		leader = fmt.Sprint("node ", st.GetLeaderId())
+	}
+	if st.GetLeaderAddress() != "" {
+		leader += " at " + st.GetLeaderAddress()
 	}
 	cluster := "none yet"
 	if st.GetClusterId() != 0 {

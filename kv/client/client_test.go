@@ -177,13 +177,13 @@ func TestStaleLeaderHint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 50 {
+	for range 1000 {
 		cluster.Node(2).Script(clienttest.Put, clienttest.Step{Err: st.Err()})
 	}
 	cluster.SetLeader(3)
 	cluster.Node(1).Stop()
 	c := open(t, cluster)
-	if _, err := c.Put(within(t, 10*time.Second), []byte("k"), nil); err != nil {
+	if _, err := c.Put(within(t, 3*time.Second), []byte("k"), nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -462,6 +462,42 @@ func TestPipelineStuckServer(t *testing.T) {
 	}
 }
 
+// When the stream breaks, what was still queued goes out on the next one.
+func TestPipelineQueuedWritesSurviveABreak(t *testing.T) {
+	cluster := clienttest.Start(t, 1)
+	var messages atomic.Int64
+	cluster.Node(1).OnMessage = func(req *kvv1.StreamRequest, answer answerFunc, send sendFunc) error {
+		if messages.Add(1) > 1 {
+			return send(answer(req))
+		}
+		// Time for the others to queue up. With less of it the test proves less.
+		<-time.After(200 * time.Millisecond)
+		return status.Error(codes.Unavailable, "stopping")
+	}
+	p := openPipeline(t, open(t, cluster))
+	value := string(make([]byte, 512<<10))
+	var lost atomic.Int64
+	var callers sync.WaitGroup
+	for i := range 16 {
+		callers.Go(func() {
+			key := fmt.Sprint(i)
+			_, err := p.Do(within(t, 10*time.Second), []*kvv1.Operation{put(key, value)})
+			if err != nil && client.Applied(err) == unknown {
+				lost.Add(1)
+				return
+			}
+			if err != nil || cluster.Applied(key) != 1 {
+				t.Errorf("write %d: %v, applied %d times", i, err, cluster.Applied(key))
+			}
+		})
+	}
+	callers.Wait()
+	// The window holds two of them, one is being read and one is being sent.
+	if n := lost.Load(); n == 0 || n > 5 {
+		t.Errorf("%d writes have an unknown outcome, want a few", n)
+	}
+}
+
 func TestPipelineLimits(t *testing.T) {
 	cluster := clienttest.Start(t, 1)
 	c := openConfig(t, client.Config{Endpoints: cluster.Addresses(), MaxRequest: 1000, RefreshInterval: -1})

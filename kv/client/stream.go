@@ -34,7 +34,7 @@ type exchange struct {
 	results []*kvv1.Result
 	left    int // operations without an answer
 	err     *Error
-	next    *exchange // in the outbox
+	next    *exchange     // in the outbox
 	done    chan struct{} // capacity 1
 }
 
