@@ -1,0 +1,68 @@
+package report
+
+import (
+	"encoding/csv"
+	"fmt"
+	"io"
+	"strconv"
+
+	"raftlab/bench"
+)
+
+// CSV writes one line a variant with plain numbers: rates a second, latencies
+// in nanoseconds, each with the ends of its interval; empty where there is none.
+func (d *Data) CSV(w io.Writer) error {
+	axes := tableAxes(d)
+	out := csv.NewWriter(w)
+	head := append([]string{"id", "name", "role", "baseline", "best"}, axes...)
+	head = append(head, "trials", "viable", "problem", "samples", "errors")
+	type figure struct {
+		name string
+		of   func(*bench.VariantSummary) bench.Estimate
+	}
+	estimates := []figure{
+		{"ops_per_s", func(v *bench.VariantSummary) bench.Estimate { return v.OpsPerS }},
+		{"bytes_per_s", func(v *bench.VariantSummary) bench.Estimate { return v.BytesPerS }},
+		{"p50_ns", func(v *bench.VariantSummary) bench.Estimate { return v.P50Ns }},
+		{"p90_ns", func(v *bench.VariantSummary) bench.Estimate { return v.P90Ns }},
+		{"p99_ns", func(v *bench.VariantSummary) bench.Estimate { return v.P99Ns }},
+		{"p999_ns", func(v *bench.VariantSummary) bench.Estimate { return v.P999Ns }},
+		{"max_ns", func(v *bench.VariantSummary) bench.Estimate { return v.MaxNs }},
+		{"ceiling_fraction", func(v *bench.VariantSummary) bench.Estimate { return v.CeilingFraction }},
+		{"ratio", func(v *bench.VariantSummary) bench.Estimate { return v.Ratio }},
+	}
+	for _, e := range estimates {
+		head = append(head, e.name, e.name+"_lo", e.name+"_hi")
+	}
+	head = append(head, "ceiling_ops_per_s", "verdict")
+	best := map[string]bool{}
+	for _, a := range d.Summary.Answers {
+		for _, id := range a.Best {
+			best[id] = true
+		}
+	}
+	lines := [][]string{head}
+	for i := range d.Summary.Variants {
+		v := &d.Summary.Variants[i]
+		line := []string{v.Variant.ID, v.Variant.Name, v.Variant.Role, fmt.Sprint(v.Variant.Baseline), fmt.Sprint(best[v.Variant.ID])}
+		for _, a := range axes {
+			line = append(line, v.Variant.Params[a])
+		}
+		line = append(line, strconv.Itoa(v.Trials), fmt.Sprint(v.Viable), v.Problem,
+			strconv.FormatUint(v.Samples, 10), strconv.FormatUint(v.Errors, 10))
+		for _, e := range estimates {
+			x := e.of(v)
+			line = append(line, csvNumber(x.Center, x.N > 0), csvNumber(x.Lo, x.Hi > x.Lo), csvNumber(x.Hi, x.Hi > x.Lo))
+		}
+		line = append(line, csvNumber(v.CeilingOpsPerS, v.CeilingOpsPerS > 0), v.Verdict)
+		lines = append(lines, line)
+	}
+	return out.WriteAll(lines)
+}
+
+func csvNumber(v float64, known bool) string {
+	if !known {
+		return ""
+	}
+	return strconv.FormatFloat(v, 'g', 9, 64)
+}

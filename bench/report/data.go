@@ -1,0 +1,84 @@
+package report
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"raftlab/bench"
+)
+
+// Names of the reports that Save writes into a run folder.
+const (
+	HTMLFile     = "report.html"
+	MarkdownFile = "report.md"
+)
+
+// Data is what a report is written from. Its methods only read it, so one Data
+// may be rendered by several goroutines.
+type Data struct {
+	// Dir is the run folder; empty for a run that is only in memory.
+	Dir     string
+	Run     *bench.Run
+	Summary bench.Summary
+	// Spectra has one element for each variant whose histograms could be read,
+	// in the order of Run.Variants.
+	Spectra []Spectrum
+	// Problems says what could not be read; reports print it with the warnings.
+	Problems []string
+}
+
+// Load reads run.json and the histograms of a run folder. It fails only when
+// run.json cannot be used; histograms that are missing or damaged, as a run cut
+// short leaves them, become Problems.
+func Load(dir string) (*Data, error) {
+	path := filepath.Join(dir, bench.RunFile)
+	raw, err := os.ReadFile(path) //nolint:gosec // reading the folder the caller names is the purpose
+	if err != nil {
+		return nil, fmt.Errorf("report: %w", err)
+	}
+	run := new(bench.Run)
+	if err := json.Unmarshal(raw, run); err != nil {
+		return nil, fmt.Errorf("report: %s: %w", path, err)
+	}
+	if run.Schema != bench.Schema {
+		return nil, fmt.Errorf("report: %s has schema %d, this build reads %d", path, run.Schema, bench.Schema)
+	}
+	d := &Data{Dir: dir, Run: run, Summary: bench.Summarize(run)}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("report: %w", err)
+	}
+	d.Spectra, d.Problems = readSpectra(root, run)
+	return d, root.Close()
+}
+
+// Save writes report.html and report.md into the run folder.
+func (d *Data) Save() error {
+	return errors.Join(
+		save(filepath.Join(d.Dir, HTMLFile), d.HTML),
+		save(filepath.Join(d.Dir, MarkdownFile), d.Markdown),
+	)
+}
+
+// save writes a file beside its place and renames it there, so that a reader
+// never sees half a report.
+func save(path string, render func(io.Writer) error) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	w := bufio.NewWriter(tmp)
+	err = errors.Join(render(w), w.Flush(), tmp.Chmod(0o640), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("report: write %s: %w", path, err), os.Remove(tmp.Name()))
+	}
+	return nil
+}

@@ -1,0 +1,405 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"path"
+	"slices"
+	"strings"
+
+	"raftlab/bench"
+)
+
+// page is all that the HTML shows, as plain strings and numbers.
+type page struct {
+	Name, Question string
+	Facts          []fact // the strip below the title
+	Incomplete     string
+	Violations     []string
+	Answers        []answer
+	Noise          []string
+	Warnings       []string
+
+	Legend         []seriesKey
+	HasCeiling     bool
+	HasCross       bool
+	Throughput     []panel
+	ThroughputNote string
+	Latency        []panel
+	LatencyNote    string
+	Closed         string
+	Spectrum       *spectrumChart
+	Timelines      []panel
+	Table          *table
+	TableNotes     []string
+	Resources      *resources
+	Profiles       []profiles
+
+	Invalid, Skipped, Errors []string
+	Environment              []fact
+	Command, Source          string
+	Words                    []fact
+}
+
+func newPage(d *Data) *page {
+	c := newChart(d)
+	info, run := d.Run.Experiment, d.Run
+	p := &page{
+		Name: info.Name, Question: info.Question,
+		Incomplete: d.incomplete(), Violations: d.violations(), Answers: d.answers(), Noise: d.noise(),
+		Warnings: d.warnings(), Legend: c.legend(), Closed: d.closedLoop(),
+		Spectrum: c.spectrum(), Timelines: c.timelines(), Table: newTable(d),
+		Resources: d.resources(), Profiles: d.profiles(),
+		Invalid: d.invalid(), Skipped: d.skipped(), Errors: d.errorCodes(),
+		Environment: d.environment(), Command: d.command(), Source: strings.TrimSpace(info.Source), Words: words(),
+	}
+	p.Throughput, p.ThroughputNote = c.throughput()
+	p.Latency, p.LatencyNote = c.latencies()
+	for _, v := range d.Summary.Variants {
+		p.HasCeiling = p.HasCeiling || v.CeilingOpsPerS > 0
+		p.HasCross = p.HasCross || !v.Viable
+	}
+	p.TableNotes = p.Table.legend()
+	if p.Table.HasBest { // the page marks them by words
+		p.TableNotes = p.TableNotes[1:]
+	}
+	p.Facts = []fact{
+		{"variants", fmt.Sprint(len(run.Variants))},
+		{"blocks", fmt.Sprint(info.Blocks)},
+		{"window", seconds(info.MeasureS)},
+		{"trials", fmt.Sprintf("%d of %d", run.TrialsCompleted, run.TrialsPlanned)},
+		{"took", duration(run)},
+		{"started", run.Started.UTC().Format("2006-01-02 15:04 UTC")},
+		{"machine", fmt.Sprintf("%d cores, %s", run.Environment.Cores, run.Environment.Go)},
+		{"commit", shortCommit(run.Environment)},
+	}
+	return p
+}
+
+func shortCommit(e bench.Environment) string {
+	c := e.Commit
+	if len(c) > 12 {
+		c = c[:12]
+	}
+	if c == "" {
+		c = "unknown"
+	}
+	if e.Dirty == "true" {
+		c += ", changed"
+	}
+	return c
+}
+
+// noise says how far the baseline was from itself.
+func (d *Data) noise() []string {
+	var out []string
+	for i := range d.Summary.Variants {
+		v := &d.Summary.Variants[i]
+		if v.Variant.Role != bench.RoleAA || v.Ratio.Center <= 0 {
+			continue
+		}
+		s := fmt.Sprintf("%s: ×%s", variantName(d, v.Variant), digits3(v.Ratio.Center))
+		if v.Ratio.Hi > v.Ratio.Lo {
+			s += fmt.Sprintf(" (×%s to ×%s)", digits3(v.Ratio.Lo), digits3(v.Ratio.Hi))
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// Size of the percentile spectrum.
+const (
+	spectrumW, spectrumH  = 860, 400
+	spectrumL, spectrumR  = 62, 16
+	spectrumT, spectrumB  = 24, 46
+	maxHighlighted        = 6
+	defaultBestHighlights = 4
+)
+
+// spectrumChart is one chart of all variants, some of them highlighted.
+type spectrumChart struct {
+	panel
+	Curves []curve
+	Max    int // how many can be highlighted
+}
+
+type curve struct {
+	Index      int
+	ID, Label  string
+	Solid      string // as far as samples carry
+	Thin       string // beyond that
+	Class      string // c1 to c6 when highlighted at first
+	Checked    bool
+	Best       bool
+	Samples    string
+	Percentile string // in words, for the chart's description
+}
+
+func (c *chart) spectrum() *spectrumChart {
+	if len(c.d.Spectra) == 0 {
+		return nil
+	}
+	most, lo, hi := 1.0, math.Inf(1), 0.0
+	for _, s := range c.d.Spectra {
+		for _, p := range s.Points {
+			most = max(most, 1/(1-p.Quantile))
+			if p.Ns > 0 {
+				lo, hi = min(lo, float64(p.Ns)), max(hi, float64(p.Ns))
+			}
+		}
+	}
+	x := scale{lo: 1, hi: max(most, 100), from: spectrumL, to: spectrumW - spectrumR, log: true}
+	y := logScale(lo, hi, spectrumH-spectrumB, spectrumT)
+	out := &spectrumChart{Max: maxHighlighted, panel: panel{
+		ID: "spectrum", Title: "Response time by percentile", W: spectrumW, H: spectrumH,
+		Plot:   newRect(spectrumL, spectrumT, spectrumW-spectrumR, spectrumH-spectrumB),
+		XLabel: "percentile of operations", YLabel: "response time, log scale",
+	}}
+	for _, v := range y.ticks() {
+		out.YTicks = append(out.YTicks, tick{At: px(y.at(v)), Label: latency(v)})
+	}
+	for _, t := range []struct {
+		name string
+		beat float64
+	}{{"0", 1}, {"50", 2}, {"90", 10}, {"99", 100}, {"99.9", 1e3}, {"99.99", 1e4}, {"99.999", 1e5}, {"99.9999", 1e6}, {"99.99999", 1e7}} {
+		if t.beat <= x.hi*1.01 {
+			out.XTicks = append(out.XTicks, tick{At: px(x.at(t.beat)), Label: t.name + " %"})
+		}
+	}
+	chosen := c.highlights()
+	var words []string
+	for i, s := range c.d.Spectra {
+		v := c.byID[s.Variant]
+		if v == nil || len(s.Points) == 0 {
+			continue
+		}
+		cv := curve{Index: i, ID: s.Variant, Label: variantName(c.d, v.Variant), Best: c.bestIDs[s.Variant], Samples: count(float64(s.Count))}
+		if k := slices.Index(chosen, s.Variant); k >= 0 {
+			cv.Checked, cv.Class = true, colour(k)
+		}
+		var solid, thin [][2]float64
+		for _, p := range s.Points {
+			at := [2]float64{x.at(1 / (1 - p.Quantile)), y.at(float64(p.Ns))}
+			if enough(float64(s.Count), p.Quantile) {
+				solid = append(solid, at)
+				continue
+			}
+			if len(thin) == 0 && len(solid) > 0 {
+				thin = append(thin, solid[len(solid)-1])
+			}
+			thin = append(thin, at)
+		}
+		cv.Solid, cv.Thin = polyline(solid), polyline(thin)
+		out.Curves = append(out.Curves, cv)
+		if cv.Checked {
+			words = append(words, fmt.Sprintf("%s: slowest %s of %s operations", cv.Label, latency(float64(s.MaxNs)), cv.Samples))
+		}
+	}
+	out.Desc = strings.Join(words, "; ")
+	return out
+}
+
+// highlights are the variants the spectrum shows in colour at first: the best
+// of each answer in turn, and baselines.
+func (c *chart) highlights() []string {
+	var ids []string
+	add := func(id string, limit int) {
+		has := slices.ContainsFunc(c.d.Spectra, func(s Spectrum) bool { return s.Variant == id })
+		if has && len(ids) < limit && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	for round := range defaultBestHighlights {
+		for _, a := range c.d.Summary.Answers {
+			if round < len(a.Best) {
+				add(a.Best[round], defaultBestHighlights)
+			}
+		}
+	}
+	for _, v := range c.d.Summary.Variants {
+		if v.Variant.Baseline {
+			add(v.Variant.ID, maxHighlighted)
+		}
+	}
+	for _, v := range measured(c.d.Summary.Variants) {
+		add(v.ID, 3)
+	}
+	return ids
+}
+
+// resources is what each process used, by variant.
+type resources struct {
+	Processes []string
+	Rows      []resourceRow
+	Scale     string // what the longest bar stands for
+	Legend    []seriesKey
+}
+
+type resourceRow struct {
+	ID, Name string
+	Bar      []barPart
+	CPU      []string // microseconds an operation
+	RSS      []string
+	Allocs   []string // an operation
+}
+
+type barPart struct{ Class, X, W, Title string }
+
+const barWidth = 180.0
+
+// resources takes the median over valid measured trials of each figure.
+func (d *Data) resources() *resources {
+	out := &resources{}
+	for _, t := range d.Run.Trials {
+		for name := range t.Processes {
+			if !slices.Contains(out.Processes, name) {
+				out.Processes = append(out.Processes, name)
+			}
+		}
+	}
+	if len(out.Processes) == 0 {
+		return nil
+	}
+	slices.Sort(out.Processes)
+	slices.SortStableFunc(out.Processes, func(a, b string) int { return processRank(a) - processRank(b) })
+
+	type used struct{ cpu, rss, allocs []float64 }
+	longest := 0.0
+	rows := map[string][]float64{}
+	var variants []bench.Variant
+	for _, s := range d.Summary.Variants {
+		v := s.Variant
+		by := map[string]*used{}
+		for _, t := range d.Run.Trials {
+			if t.Variant != v.ID || t.Kind != bench.TrialMeasured || !t.Valid || t.Operations == 0 {
+				continue
+			}
+			ops := float64(t.Operations)
+			for name, p := range t.Processes {
+				if p.Unavailable {
+					continue
+				}
+				if by[name] == nil {
+					by[name] = &used{}
+				}
+				u := by[name]
+				u.cpu = append(u.cpu, p.CPUS*1e6/ops)
+				u.rss = append(u.rss, float64(p.RSSBytes))
+				u.allocs = append(u.allocs, float64(p.AllocCount)/ops)
+			}
+		}
+		if len(by) == 0 {
+			continue
+		}
+		r := resourceRow{ID: v.ID, Name: variantName(d, v)}
+		sum := 0.0
+		var cpus []float64
+		for _, name := range out.Processes {
+			u := by[name]
+			if u == nil {
+				r.CPU, r.RSS, r.Allocs = append(r.CPU, absent), append(r.RSS, absent), append(r.Allocs, absent)
+				cpus = append(cpus, 0)
+				continue
+			}
+			cpu := median(u.cpu)
+			sum += cpu
+			cpus = append(cpus, cpu)
+			r.CPU = append(r.CPU, digits3(cpu))
+			r.RSS = append(r.RSS, orAbsent(median(u.rss), memory))
+			r.Allocs = append(r.Allocs, orAbsent(median(u.allocs), count))
+		}
+		longest = max(longest, sum)
+		rows[v.ID] = cpus
+		variants = append(variants, v)
+		out.Rows = append(out.Rows, r)
+	}
+	for i, v := range variants {
+		at := 0.0
+		for j, cpu := range rows[v.ID] {
+			w := cpu / max(longest, 1e-9) * barWidth
+			if w > 0 {
+				out.Rows[i].Bar = append(out.Rows[i].Bar, barPart{
+					Class: colour(j), X: px(at), W: px(w), Title: out.Processes[j] + " " + digits3(cpu) + " µs",
+				})
+			}
+			at += w
+		}
+	}
+	for j, name := range out.Processes {
+		out.Legend = append(out.Legend, seriesKey{Class: colour(j), D: shape(1, 8, 7, markRadius), Label: name})
+	}
+	out.Scale = digits3(longest) + " µs"
+	return out
+}
+
+func processRank(name string) int {
+	switch {
+	case strings.HasPrefix(name, "node"):
+		return 0
+	case name == "generator":
+		return 2
+	case name == "wire":
+		return 3
+	}
+	return 1
+}
+
+func orAbsent(v float64, format func(float64) string) string {
+	if v <= 0 {
+		return absent
+	}
+	return format(v)
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	v = slices.Sorted(slices.Values(v))
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+}
+
+// profiles are the pprof files of one variant.
+type profiles struct {
+	ID, Name string
+	Files    []profileFile
+}
+
+type profileFile struct{ Href, Label, Command string }
+
+func (d *Data) profiles() []profiles {
+	var out []profiles
+	for _, v := range d.Run.Variants {
+		p := profiles{ID: v.ID, Name: variantName(d, v)}
+		for _, t := range d.Run.Trials {
+			if t.Variant != v.ID {
+				continue
+			}
+			for _, f := range t.Profiles {
+				// Names are relative to the run folder, where this page lies too.
+				f = path.Clean(f)
+				name := strings.TrimSuffix(path.Join(path.Base(path.Dir(f)), path.Base(f)), ".pb.gz")
+				p.Files = append(p.Files, profileFile{Href: "./" + f, Label: name, Command: "go tool pprof -http=:0 " + shellQuote(f)})
+			}
+		}
+		if len(p.Files) > 0 {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// words are the terms a reader may not know.
+func words() []fact {
+	return []fact{
+		{"variant", "one point of the experiment's matrix: a full set of settings"},
+		{"trial, block", "a trial is one measured window of one variant on a fresh cluster; a block is one trial of every variant, in shuffled order, so that drift of the machine hits all alike"},
+		{"median and interval", "a variant's figure is the median over its trials; ± is the wider side of the interval. Percentiles are each trial's own, never averaged over merged clients"},
+		{"among the best", "the set of variants that cannot be told apart from the best one; a member is not shown to be slower, nor to be equal"},
+		{"baseline, A/A", "verdicts compare with the baseline, paired by block. The A/A arm is the baseline measured twice: what it differs by is noise"},
+		{"response time", "from when an operation was meant to start until its answer, so that waiting in the generator counts"},
+		{"closed loop, coordinated omission", "in a closed loop a client sends only after its last answer. While the server stalls nothing is sent, so one stall is recorded once a client instead of for every operation that would have come: the tail is a lower bound. With a rate, operations are due by the clock and a stall counts in full"},
+		{"p99", "the time that 99 of 100 operations did not exceed. A percentile p of n samples is greyed when n < 10/(1-p)"},
+		{"ceiling", "a bare gRPC echo with the same messages, connections and process settings: what that API can do on this machine at most"},
+	}
+}
