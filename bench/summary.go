@@ -1,4 +1,299 @@
 package bench
 
-// Summarize says what a run means.
-func Summarize(_ *Run) Summary { return Summary{} }
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"raftlab/bench/stats"
+)
+
+// confidence of every interval, verdict and answer, where there are blocks
+// enough for it.
+const confidence = 0.95
+
+// Summarize says what a run means, from its valid measured trials. It works on
+// runs cut short too.
+func Summarize(run *Run) Summary {
+	s := summarizer{run: run, blocks: map[string]*blocks{}}
+	for i := range run.Variants {
+		s.blocks[run.Variants[i].ID] = newBlocks(run, run.Variants[i].ID)
+	}
+	var summary Summary
+	for i := range run.Variants {
+		summary.Variants = append(summary.Variants, s.variant(&run.Variants[i]))
+	}
+	summary.Answers = s.answers(summary.Variants)
+	return summary
+}
+
+// blocks are the figures of one variant, one value a block, NaN where there is
+// none.
+type blocks struct {
+	trials          int
+	samples, errors uint64
+	viable          bool
+	problem         string
+	figures         map[string][]float64 // by metric, and bytes/s
+}
+
+const bytesPerS = "bytes/s"
+
+func newBlocks(run *Run, id string) *blocks {
+	b := &blocks{viable: true, figures: map[string][]float64{}}
+	for i := range run.Trials {
+		t := &run.Trials[i]
+		if t.Variant != id || t.Kind != TrialMeasured {
+			continue
+		}
+		if !t.Viable {
+			b.viable = false
+		}
+		if t.Problem != "" && b.problem == "" {
+			b.problem = t.Problem
+		}
+		b.errors += t.Errors
+		if !t.Viable || !t.Valid || t.Operations == 0 {
+			continue
+		}
+		b.trials++
+		b.samples += t.Operations
+		l := t.Response["all"]
+		for metric, value := range map[string]float64{
+			"ops/s": t.OpsPerS, bytesPerS: t.BytesPerS,
+			"p50-latency-ns": float64(l.P50Ns), "p90-latency-ns": float64(l.P90Ns), "p99-latency-ns": float64(l.P99Ns),
+			"p99.9-latency-ns": float64(l.P999Ns), "max-latency-ns": float64(l.MaxNs),
+		} {
+			b.set(metric, t.Block, value)
+		}
+	}
+	return b
+}
+
+// set puts a value at its block, counted from 1.
+func (b *blocks) set(metric string, block int, value float64) {
+	values := b.figures[metric]
+	for len(values) < block {
+		values = append(values, math.NaN())
+	}
+	if block >= 1 {
+		values[block-1] = value
+	}
+	b.figures[metric] = values
+}
+
+func (b *blocks) estimate(metric string) Estimate {
+	return Estimate(stats.MedianInterval(b.figures[metric], confidence))
+}
+
+type summarizer struct {
+	run    *Run
+	blocks map[string]*blocks
+}
+
+func (s *summarizer) direction() stats.Direction {
+	return stats.Direction(s.run.Experiment.Metric == "ops/s" || s.run.Experiment.Metric == "")
+}
+
+func (s *summarizer) metric() string {
+	if s.run.Experiment.Metric == "" {
+		return "ops/s"
+	}
+	return s.run.Experiment.Metric
+}
+
+func (s *summarizer) variant(v *Variant) VariantSummary {
+	b := s.blocks[v.ID]
+	sum := VariantSummary{
+		Variant: *v, Trials: b.trials, Viable: b.viable, Problem: b.problem, Samples: b.samples, Errors: b.errors,
+		OpsPerS: b.estimate("ops/s"), BytesPerS: b.estimate(bytesPerS),
+		P50Ns: b.estimate("p50-latency-ns"), P90Ns: b.estimate("p90-latency-ns"), P99Ns: b.estimate("p99-latency-ns"),
+		P999Ns: b.estimate("p99.9-latency-ns"), MaxNs: b.estimate("max-latency-ns"),
+	}
+	if ceiling := s.blocks[v.Ceiling]; ceiling != nil {
+		mine, its := b.figures["ops/s"], ceiling.figures["ops/s"]
+		var fractions []float64
+		for i := range min(len(mine), len(its)) {
+			fractions = append(fractions, mine[i]/its[i]) // NaN when either is
+		}
+		sum.CeilingFraction = Estimate(stats.MedianInterval(fractions, confidence))
+		sum.CeilingOpsPerS = ceiling.estimate("ops/s").Center
+	}
+	if baseline := s.blocks[v.Against]; baseline != nil && b.trials > 0 && baseline.trials > 0 {
+		ratio := s.ratio(v.ID, v.Against)
+		sum.Ratio = Estimate(ratio)
+		sum.Verdict = string(stats.Decide(ratio, s.margin(v), s.direction()))
+	}
+	return sum
+}
+
+func (s *summarizer) ratio(variant, baseline string) stats.Estimate {
+	return stats.PairedRatio(s.blocks[variant].figures[s.metric()], s.blocks[baseline].figures[s.metric()], confidence)
+}
+
+// margin is what counts as the same for a variant: what was asked, unless the
+// A/A arm of its answer shows that this machine cannot tell that little.
+func (s *summarizer) margin(v *Variant) float64 {
+	by := s.run.Experiment.AnswerBy
+	for i := range s.run.Variants {
+		aa := &s.run.Variants[i]
+		if aa.Role == RoleAA && v.Role != RoleAA && answerCell(aa.Params, by) == answerCell(v.Params, by) {
+			return stats.Margin(s.run.Experiment.Margin, s.ratio(aa.ID, aa.Against))
+		}
+	}
+	return s.run.Experiment.Margin
+}
+
+// answers states, for each cell of AnswerBy, which variants are best.
+func (s *summarizer) answers(summaries []VariantSummary) []Answer {
+	by := s.run.Experiment.AnswerBy
+	var cells []string
+	members := map[string][]*VariantSummary{}
+	for i := range summaries {
+		v := &summaries[i]
+		if v.Variant.Role != RoleMeasured {
+			continue
+		}
+		cell := answerCell(v.Variant.Params, by)
+		if !slices.Contains(cells, cell) {
+			cells = append(cells, cell)
+		}
+		members[cell] = append(members[cell], v)
+	}
+	var answers []Answer
+	for _, cell := range cells {
+		answers = append(answers, s.answer(members[cell]))
+	}
+	return answers
+}
+
+// answer states which of these are best.
+func (s *summarizer) answer(candidates []*VariantSummary) Answer {
+	by := s.run.Experiment.AnswerBy
+	a := Answer{Where: map[string]string{}, Best: []string{}}
+	for _, key := range by {
+		if value, ok := candidates[0].Variant.Params[key]; ok {
+			a.Where[key] = value
+		}
+	}
+	var values [][]float64
+	viable := 0
+	for _, v := range candidates {
+		var figures []float64
+		if v.Viable {
+			figures = s.blocks[v.Variant.ID].figures[s.metric()]
+		}
+		if v.Viable && v.Trials > 0 {
+			viable++
+		}
+		values = append(values, figures)
+	}
+	if viable == 0 {
+		a.Sentence = "No variant has a valid trial."
+		return a
+	}
+	set := stats.Best(values, s.direction(), confidence)
+	var best []*VariantSummary
+	for _, i := range set.Members {
+		best = append(best, candidates[i])
+	}
+	slices.SortStableFunc(best, s.compare)
+	for _, v := range best {
+		a.Best = append(a.Best, v.Variant.ID)
+	}
+	switch {
+	case len(candidates) == 1:
+		a.Sentence = s.describe(best[0], true) + "."
+	case set.Warning != "":
+		top := slices.MinFunc(best, s.compare)
+		a.Sentence = fmt.Sprintf("%s has the best median of %d; %s.", s.describe(top, true), viable, set.Warning)
+	case len(best) == 1:
+		a.Confidence = set.Confidence
+		a.Sentence = fmt.Sprintf("%s is the best of %d with %.0f %% confidence (%d blocks).",
+			s.describe(best[0], true), viable, 100*set.Confidence, set.Blocks)
+	default:
+		a.Confidence = set.Confidence
+		var names []string
+		for _, v := range best[:min(len(best), mostNamed)] {
+			names = append(names, s.describe(v, false))
+		}
+		if more := len(best) - len(names); more > 0 {
+			names = append(names, fmt.Sprintf("%d more", more))
+		}
+		a.Sentence = fmt.Sprintf("%d of %d cannot be told from the best with %.0f %% confidence (%d blocks): %s.",
+			len(best), viable, 100*set.Confidence, set.Blocks, joinWords(names))
+	}
+	return a
+}
+
+// Variants that a sentence names at most.
+const mostNamed = 6
+
+// compare orders by the deciding metric, the best first.
+func (s *summarizer) compare(a, b *VariantSummary) int {
+	x, y := s.blocks[a.Variant.ID].estimate(s.metric()).Center, s.blocks[b.Variant.ID].estimate(s.metric()).Center
+	if s.direction() == stats.HigherIsBetter {
+		x, y = y, x
+	}
+	switch {
+	case x < y:
+		return -1
+	case x > y:
+		return 1
+	}
+	return 0
+}
+
+// describe names a variant by what the answer leaves open, with its figure, and
+// in full also with its share of the ceiling.
+func (s *summarizer) describe(v *VariantSummary, full bool) string {
+	var parts []string
+	for _, key := range s.run.Experiment.Axes {
+		if value, ok := v.Variant.Params[key]; ok && !slices.Contains(s.run.Experiment.AnswerBy, key) {
+			parts = append(parts, key+"="+value)
+		}
+	}
+	name := strings.Join(parts, " ")
+	if name == "" {
+		name = "the only variant"
+	}
+	figure := s.figure(s.blocks[v.Variant.ID].estimate(s.metric()).Center)
+	if full && v.CeilingFraction.Center > 0 {
+		return fmt.Sprintf("%s (%s, %.0f %% of bare gRPC)", name, figure, 100*v.CeilingFraction.Center)
+	}
+	return fmt.Sprintf("%s (%s)", name, figure)
+}
+
+// figure shows a value of the deciding metric.
+func (s *summarizer) figure(value float64) string {
+	if s.metric() == "ops/s" {
+		return thousands(value) + " ops/s"
+	}
+	quantile, _, _ := strings.Cut(s.metric(), "-")
+	return quantile + " " + round(time.Duration(value)).String()
+}
+
+// thousands writes 412345.6 as 412,346, and keeps a digit of what is below 100.
+func thousands(x float64) string {
+	if x < 100 {
+		return fmt.Sprintf("%.1f", x)
+	}
+	digits := fmt.Sprintf("%.0f", x)
+	var b strings.Builder
+	for i, d := range digits {
+		if i > 0 && (len(digits)-i)%3 == 0 {
+			b.WriteByte(',')
+		}
+		b.WriteRune(d)
+	}
+	return b.String()
+}
+
+func joinWords(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
+}

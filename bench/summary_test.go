@@ -1,0 +1,167 @@
+package bench
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// synthetic makes a run whose variants have these throughputs, a value a block.
+func synthetic(answerBy []string, variants []Variant, ops map[string][]float64) *Run {
+	run := &Run{
+		Schema: Schema, Variants: variants,
+		Experiment: ExperimentInfo{Name: "synthetic", Metric: "ops/s", Margin: 0.02, AnswerBy: answerBy, Blocks: 5},
+	}
+	for _, v := range variants {
+		for _, key := range slices.Sorted(maps.Keys(v.Params)) {
+			if !slices.Contains(run.Experiment.Axes, key) {
+				run.Experiment.Axes = append(run.Experiment.Axes, key)
+			}
+		}
+	}
+	for _, v := range variants {
+		for i, x := range ops[v.ID] {
+			t := Trial{Variant: v.ID, Block: i + 1, Kind: TrialMeasured, Viable: true, Valid: true}
+			if math.IsNaN(x) {
+				t.Valid, t.Problem = false, "broken"
+			} else {
+				t.Operations, t.OpsPerS = uint64(x), x
+				t.Response = map[string]Latency{"all": {P50Ns: int64(1e9 / x), P99Ns: int64(2e9 / x)}}
+			}
+			run.Trials = append(run.Trials, t)
+		}
+	}
+	return run
+}
+
+func variant(id, name, role, against, ceiling string) Variant {
+	v := Variant{ID: id, Name: name, Role: role, Against: against, Ceiling: ceiling, Params: map[string]string{}}
+	for part := range strings.SplitSeq(name, "/") {
+		if key, value, ok := strings.Cut(part, "="); ok {
+			v.Params[key] = value
+		}
+	}
+	return v
+}
+
+func TestSummarize(t *testing.T) {
+	variants := []Variant{
+		variant("v01", "chunking=raft", RoleMeasured, "", "v05"),
+		variant("v02", "chunking=fragment", RoleMeasured, "v01", "v05"),
+		variant("v03", "chunking=bounded", RoleMeasured, "v01", "v05"),
+		variant("v04", "chunking=none", RoleMeasured, "v01", "v05"),
+		variant("v05", "target=wire", RoleCeiling, "", ""),
+		variant("v06", "chunking=raft/arm=aa", RoleAA, "v01", "v05"),
+	}
+	variants[0].Baseline = true
+	run := synthetic(nil, variants, map[string][]float64{
+		"v01": {100, 101, 99, 100, 100},
+		"v02": {200, 203, 198, 200, 201},
+		"v03": {201, 202, 199, 201, 200},
+		"v05": {400, 404, 396, 400, 400},
+		"v06": {101, 100, 100, 99, 100},
+	})
+	run.Trials = append(run.Trials,
+		Trial{Variant: "v04", Block: 1, Kind: TrialMeasured, Viable: false, Problem: "message too large"},
+		// Profile trials count for nothing.
+		Trial{Variant: "v01", Block: 0, Kind: TrialProfile, Viable: true, Valid: true, Operations: 1, OpsPerS: 1},
+	)
+	s := Summarize(run)
+	by := map[string]VariantSummary{}
+	for _, v := range s.Variants {
+		by[v.Variant.ID] = v
+	}
+	if v := by["v01"]; v.OpsPerS.Center != 100 || v.Trials != 5 || v.OpsPerS.Lo != 99 || v.OpsPerS.Hi != 101 || v.Verdict != "" {
+		t.Errorf("baseline: %+v", v)
+	}
+	if v := by["v02"]; v.Verdict != "better" || math.Abs(v.Ratio.Center-2) > 0.02 || math.Abs(v.CeilingFraction.Center-0.5) > 0.005 || v.CeilingOpsPerS != 400 {
+		t.Errorf("twice as fast: %+v", v)
+	}
+	if v := by["v06"]; v.Verdict != "same" {
+		t.Errorf("A/A: %+v", v)
+	}
+	if v := by["v04"]; v.Viable || v.Problem != "message too large" || v.Trials != 0 || v.Verdict != "" {
+		t.Errorf("not viable: %+v", v)
+	}
+	if len(s.Answers) != 1 {
+		t.Fatalf("%d answers", len(s.Answers))
+	}
+	a := s.Answers[0]
+	slices.Sort(a.Best)
+	if !slices.Equal(a.Best, []string{"v02", "v03"}) || a.Confidence != 0.95 {
+		t.Errorf("best are %v with %v", a.Best, a.Confidence)
+	}
+	const want = "2 of 3 cannot be told from the best with 95 % confidence (5 blocks): chunking=bounded (201 ops/s) and chunking=fragment (200 ops/s)."
+	if a.Sentence != want {
+		t.Errorf("sentence %q, want %q", a.Sentence, want)
+	}
+}
+
+func TestSummarizeAnswersByCell(t *testing.T) {
+	var variants []Variant
+	ops := map[string][]float64{}
+	for i, c := range []struct {
+		link, chunk string
+		base        float64
+	}{{"0", "a", 100}, {"0", "b", 300}, {"200MB/s", "a", 90}, {"200MB/s", "b", 30}} {
+		v := variant(fmt.Sprintf("v%02d", i+1), "link-rate="+c.link+"/chunking="+c.chunk, RoleMeasured, "", "")
+		v.Params = map[string]string{"link-rate": c.link, "chunking": c.chunk}
+		variants = append(variants, v)
+		ops[v.ID] = []float64{c.base, c.base * 1.01, c.base * 0.99, c.base}
+	}
+	s := Summarize(synthetic([]string{"link-rate"}, variants, ops))
+	if len(s.Answers) != 2 {
+		t.Fatalf("%d answers", len(s.Answers))
+	}
+	for i, want := range []struct{ link, best, sentence string }{
+		{"0", "v02", "chunking=b (300 ops/s) is the best of 2 with 95 % confidence (4 blocks)."},
+		{"200MB/s", "v03", "chunking=a (90.0 ops/s) is the best of 2 with 95 % confidence (4 blocks)."},
+	} {
+		a := s.Answers[i]
+		if a.Where["link-rate"] != want.link || !slices.Equal(a.Best, []string{want.best}) || a.Sentence != want.sentence {
+			t.Errorf("got %+v, want %+v", a, want)
+		}
+	}
+}
+
+func TestSummarizeTooFewBlocks(t *testing.T) {
+	variants := []Variant{variant("v01", "clients=1", RoleMeasured, "", ""), variant("v02", "clients=2", RoleMeasured, "v01", "")}
+	variants[0].Baseline = true
+	nan := math.NaN()
+	s := Summarize(synthetic(nil, variants, map[string][]float64{"v01": {100, 100, 100, nan}, "v02": {12345, 12345, 12345, 12345}}))
+	a := s.Answers[0]
+	if a.Confidence != 0 || !strings.HasPrefix(a.Sentence, "clients=2 (12,345 ops/s) has the best median of 2; 3 valid blocks are too few") {
+		t.Errorf("got %+v", a)
+	}
+	if v := s.Variants[1]; v.Verdict != "inconclusive" {
+		t.Errorf("verdict %q of three blocks", v.Verdict)
+	}
+}
+
+func TestSummarizeLatency(t *testing.T) {
+	variants := []Variant{variant("v01", "clients=1", RoleMeasured, "", ""), variant("v02", "clients=2", RoleMeasured, "v01", "")}
+	variants[0].Baseline = true
+	run := synthetic(nil, variants, map[string][]float64{"v01": {100, 101, 99, 100}, "v02": {200, 203, 198, 200}})
+	run.Experiment.Metric = "p99-latency-ns"
+	s := Summarize(run)
+	if v := s.Variants[1]; v.Verdict != "better" || v.Ratio.Center > 0.51 {
+		t.Errorf("half the latency: %+v", v)
+	}
+	if a := s.Answers[0]; !slices.Equal(a.Best, []string{"v02"}) || !strings.HasPrefix(a.Sentence, "clients=2 (p99 10ms) is the best") {
+		t.Errorf("got %+v", a)
+	}
+}
+
+// A run that is cut short, or has nothing at all, is summarised all the same.
+func TestSummarizeEmpty(t *testing.T) {
+	if s := Summarize(&Run{}); len(s.Variants) != 0 || len(s.Answers) != 0 {
+		t.Errorf("nothing: %+v", s)
+	}
+	s := Summarize(synthetic(nil, []Variant{variant("v01", "default", RoleMeasured, "", "")}, nil))
+	if len(s.Answers) != 1 || s.Answers[0].Sentence != "No variant has a valid trial." {
+		t.Errorf("no trial: %+v", s.Answers)
+	}
+}
