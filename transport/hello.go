@@ -68,34 +68,41 @@ const (
 	maxCallers = 1024
 )
 
-// sessions remembers who said Hello: its newest epochs, by node.
+// sessions remembers who said Hello, by node.
 type sessions struct {
 	mu     sync.RWMutex
-	byNode map[uint64][]uint64
+	byNode map[uint64]caller
 }
 
-// add admits an epoch. restarted means that the node's epochs began anew.
-func (s *sessions) add(node, epoch uint64) (restarted bool, err error) {
+// caller is one life of a node and its newest epochs. The lanes of a node
+// connect at the same time, so epochs come in any order.
+type caller struct {
+	incarnation uint64
+	epochs      []uint64
+}
+
+// add admits an epoch. restarted means that the node was known in another life.
+func (s *sessions) add(node, incarnation, epoch uint64) (restarted bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	epochs, known := s.byNode[node]
+	c, known := s.byNode[node]
 	if !known && len(s.byNode) >= maxCallers {
 		return false, status.Errorf(codes.ResourceExhausted, "more than %d nodes called", maxCallers)
 	}
-	if len(epochs) > 0 && epoch < slices.Min(epochs) {
-		epochs, restarted = nil, true
+	restarted = known && c.incarnation != incarnation
+	if restarted {
+		c.epochs = nil
 	}
-	if len(epochs) >= maxEpochs {
-		epochs = epochs[1:]
-	}
-	s.byNode[node] = append(slices.Clone(epochs), epoch)
+	epochs := append(slices.Clone(c.epochs), epoch)
+	slices.Sort(epochs)
+	s.byNode[node] = caller{incarnation, epochs[max(0, len(epochs)-maxEpochs):]}
 	return restarted, nil
 }
 
 func (s *sessions) has(node, epoch uint64) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return slices.Contains(s.byNode[node], epoch)
+	return slices.Contains(s.byNode[node].epochs, epoch)
 }
 
 func (s *sessions) forget(node uint64) {

@@ -227,6 +227,7 @@ func (c *connection) hello(ctx context.Context, epoch uint64) (limit int, err er
 		To: p.ID, ToIncarnation: p.Incarnation,
 		ReceiveLimitBytes: uint64(p.server.cfg.MaxMessage), //nolint:gosec // not negative
 		Epoch:             epoch,
+		FromAddress:       self.PeerAddress,
 	})
 	if err == nil {
 		err = checkHelloAnswer(self, p.Peer, answer)

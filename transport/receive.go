@@ -25,7 +25,7 @@ func (s *server) Hello(_ context.Context, r *transportv1.HelloRequest) (*transpo
 		s.log.Warn("refused a caller", "from", r.GetFrom(), "error", status.Convert(err).Message())
 		return nil, err
 	}
-	restarted, err := s.sessions.add(r.GetFrom(), r.GetEpoch())
+	restarted, err := s.sessions.add(r.GetFrom(), r.GetFromIncarnation(), r.GetEpoch())
 	if err != nil {
 		return nil, err
 	}
@@ -34,6 +34,8 @@ func (s *server) Hello(_ context.Context, r *transportv1.HelloRequest) (*transpo
 	}
 	if member {
 		s.limitTold(s.counters(r.GetFrom()), r.GetReceiveLimitBytes())
+	} else {
+		s.learn(Peer{ID: r.GetFrom(), Incarnation: r.GetFromIncarnation(), Address: r.GetFromAddress()})
 	}
 	return &transportv1.HelloResponse{
 		Protocol: protocolVersion, ClusterId: self.ClusterID, Node: self.Node, Incarnation: self.Incarnation,
@@ -84,7 +86,7 @@ func sendHandler(srv any, ctx context.Context, decode func(any) error, intercept
 	if err := decode(in); err != nil {
 		return nil, err
 	}
-	handle := func(context.Context, any) (any, error) { return srv.(*server).receiveOne(in) }
+	handle := func(context.Context, any) (any, error) { return srv.(service).receiveOne(in) }
 	if interceptor == nil {
 		return handle(ctx, in)
 	}

@@ -37,6 +37,8 @@ type server struct {
 	inbound     inboundSnapshots
 
 	setting sync.Mutex // one SetPeers or Close at a time
+	told    []Peer     // by SetPeers
+	callers []Peer     // learned from Hello
 	peers   atomic.Pointer[map[uint64]*peer]
 
 	mu      sync.Mutex // of the rest
@@ -56,7 +58,7 @@ func New(cfg Config, h Handler) Server {
 	}
 	s := &server{
 		cfg: cfg, handler: h, chunker: chunker, log: cfg.Logger, self: h.Identity().Node,
-		sessions: sessions{byNode: make(map[uint64][]uint64)}, reassembler: NewReassembler(),
+		sessions: sessions{byNode: make(map[uint64]caller)}, reassembler: NewReassembler(),
 		byNode: make(map[uint64]*counters), unknown: make(map[uint64]bool),
 		inbound: inboundSnapshots{active: make(map[uint64]bool)},
 	}
@@ -116,6 +118,39 @@ func (s *server) drop(m *pb.Message) {
 func (s *server) SetPeers(peers []Peer) {
 	s.setting.Lock()
 	defer s.setting.Unlock()
+	s.told = slices.Clone(peers)
+	s.callers = slices.DeleteFunc(s.callers, func(c Peer) bool { return hasPeer(peers, c.ID) })
+	s.connect()
+}
+
+// At most so many callers that are not members are answered.
+const maxLearned = 16
+
+// learn makes a caller that the membership does not have a peer. A node that
+// joins, or is sent the log from its beginning, knows its leader only so.
+func (s *server) learn(caller Peer) {
+	if caller.Address == "" {
+		return
+	}
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	if hasPeer(s.told, caller.ID) || slices.Contains(s.callers, caller) {
+		return
+	}
+	s.callers = slices.DeleteFunc(s.callers, func(c Peer) bool { return c.ID == caller.ID })
+	s.callers = append(s.callers, caller)
+	s.callers = s.callers[max(0, len(s.callers)-maxLearned):]
+	s.connect()
+}
+
+func hasPeer(peers []Peer, id uint64) bool {
+	return slices.ContainsFunc(peers, func(p Peer) bool { return p.ID == id })
+}
+
+// connect makes peers of the members told and the callers learned. The caller
+// holds s.setting.
+func (s *server) connect() {
+	peers := slices.Concat(s.told, s.callers)
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -222,5 +257,13 @@ func (s *server) Register(r grpc.ServiceRegistrar) {
 			d.Methods[i].Handler = sendHandler
 		}
 	}
-	r.RegisterService(&d, s)
+	r.RegisterService(&d, service{s})
+}
+
+// service is the server as gRPC sees it, where Send is an RPC.
+type service struct{ *server }
+
+// Send implements the RPC for a caller without the interceptor of sendHandler.
+func (s service) Send(_ context.Context, f *transportv1.Frame) (*transportv1.FrameAck, error) {
+	return s.receiveOne(&incoming{Frame: f})
 }

@@ -110,6 +110,8 @@ type Identity struct {
 	ClusterID   uint64
 	Node        uint64
 	Incarnation uint64
+	// PeerAddress is its peer port, as others are told.
+	PeerAddress string
 }
 
 // Handler is the node above the transport. Its methods are called from many

@@ -66,7 +66,7 @@ type Counters struct {
 	SnapshotsInstalled uint64 `counter:"snapshots_installed" usage:"snapshots taken in from a leader"`
 }
 
-var progressReplicate = tracker.StateReplicate.String()
+const progressReplicate = "replicate"
 
 // visitProgress calls f for every node, on the leader only.
 func (c *Core) visitProgress(f func(Progress)) {
@@ -76,7 +76,7 @@ func (c *Core) visitProgress(f func(Progress)) {
 	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, p tracker.Progress) {
 		out := Progress{
 			ID: id, Learner: typ == raft.ProgressTypeLearner, Match: p.Match, Next: p.Next,
-			State: p.State.String(), RecentActive: p.RecentActive || id == c.cfg.ID,
+			State: stateName(p.State), RecentActive: p.RecentActive || id == c.cfg.ID,
 		}
 		if p.State == tracker.StateSnapshot {
 			out.PendingSnapshot = p.PendingSnapshot
@@ -85,6 +85,17 @@ func (c *Core) visitProgress(f func(Progress)) {
 		out.Paused = p.MsgAppFlowPaused || p.State == tracker.StateSnapshot
 		f(out)
 	})
+}
+
+func stateName(s tracker.StateType) string {
+	switch s {
+	case tracker.StateProbe:
+		return "probe"
+	case tracker.StateSnapshot:
+		return "snapshot"
+	default:
+		return progressReplicate
+	}
 }
 
 // Status collects what the core knows.

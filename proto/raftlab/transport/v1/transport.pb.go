@@ -38,7 +38,10 @@ type HelloRequest struct {
 	ReceiveLimitBytes uint64 `protobuf:"varint,7,opt,name=receive_limit_bytes,json=receiveLimitBytes,proto3" json:"receive_limit_bytes,omitempty"`
 	// Grows with each connection of this caller's life; fragments of an older
 	// epoch are dropped.
-	Epoch         uint64 `protobuf:"varint,8,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch uint64 `protobuf:"varint,8,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The caller's peer port, as others are told: a node that has yet to learn
+	// the membership answers there.
+	FromAddress   string `protobuf:"bytes,9,opt,name=from_address,json=fromAddress,proto3" json:"from_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -127,6 +130,13 @@ func (x *HelloRequest) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *HelloRequest) GetFromAddress() string {
+	if x != nil {
+		return x.FromAddress
+	}
+	return ""
 }
 
 type HelloResponse struct {
@@ -732,7 +742,7 @@ var File_raftlab_transport_v1_transport_proto protoreflect.FileDescriptor
 
 const file_raftlab_transport_v1_transport_proto_rawDesc = "" +
 	"\n" +
-	"$raftlab/transport/v1/transport.proto\x12\x14raftlab.transport.v1\"\x85\x02\n" +
+	"$raftlab/transport/v1/transport.proto\x12\x14raftlab.transport.v1\"\xa8\x02\n" +
 	"\fHelloRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
 	"\n" +
@@ -742,7 +752,8 @@ const file_raftlab_transport_v1_transport_proto_rawDesc = "" +
 	"\x02to\x18\x05 \x01(\x04R\x02to\x12%\n" +
 	"\x0eto_incarnation\x18\x06 \x01(\x06R\rtoIncarnation\x12.\n" +
 	"\x13receive_limit_bytes\x18\a \x01(\x04R\x11receiveLimitBytes\x12\x14\n" +
-	"\x05epoch\x18\b \x01(\x04R\x05epoch\"\xb0\x01\n" +
+	"\x05epoch\x18\b \x01(\x04R\x05epoch\x12!\n" +
+	"\ffrom_address\x18\t \x01(\tR\vfromAddress\"\xb0\x01\n" +
 	"\rHelloResponse\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
 	"\n" +
