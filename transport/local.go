@@ -76,6 +76,7 @@ type localNode struct {
 
 	mu     sync.Mutex // one SetPeers or Close at a time
 	closed bool
+	roster roster
 	peers  atomic.Pointer[map[uint64]*localPeer]
 }
 
@@ -169,6 +170,9 @@ func (p *localPeer) receiver() *localNode {
 		p.show(err.Error())
 		return nil
 	}
+	if !member {
+		to.learn(Peer{ID: self.Node, Incarnation: self.Incarnation, Address: self.PeerAddress})
+	}
 	p.count.problem.Store(nil)
 	p.count.unreachable.Store(false)
 	p.greeted.Store(to)
@@ -192,9 +196,25 @@ func handOver(m *pb.Message) *pb.Message {
 func (t *localNode) SetPeers(peers []Peer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.roster.set(peers)
+	t.connect()
+}
+
+// learn makes a caller that the membership does not have a peer.
+func (t *localNode) learn(caller Peer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.roster.learn(caller) {
+		t.connect()
+	}
+}
+
+// connect makes the peers those of the roster. The caller holds t.mu.
+func (t *localNode) connect() {
 	if t.closed {
 		return
 	}
+	peers := t.roster.all()
 	old := *t.peers.Load()
 	now := make(map[uint64]*localPeer, len(peers))
 	for _, d := range peers {

@@ -37,8 +37,7 @@ type server struct {
 	inbound     inboundSnapshots
 
 	setting sync.Mutex // one SetPeers or Close at a time
-	told    []Peer     // by SetPeers
-	callers []Peer     // learned from Hello
+	roster  roster
 	peers   atomic.Pointer[map[uint64]*peer]
 
 	mu      sync.Mutex // of the rest
@@ -118,39 +117,22 @@ func (s *server) drop(m *pb.Message) {
 func (s *server) SetPeers(peers []Peer) {
 	s.setting.Lock()
 	defer s.setting.Unlock()
-	s.told = slices.Clone(peers)
-	s.callers = slices.DeleteFunc(s.callers, func(c Peer) bool { return hasPeer(peers, c.ID) })
+	s.roster.set(peers)
 	s.connect()
 }
 
-// At most so many callers that are not members are answered.
-const maxLearned = 16
-
-// learn makes a caller that the membership does not have a peer. A node that
-// joins, or is sent the log from its beginning, knows its leader only so.
+// learn makes a caller that the membership does not have a peer.
 func (s *server) learn(caller Peer) {
-	if caller.Address == "" {
-		return
-	}
 	s.setting.Lock()
 	defer s.setting.Unlock()
-	if hasPeer(s.told, caller.ID) || slices.Contains(s.callers, caller) {
-		return
+	if s.roster.learn(caller) {
+		s.connect()
 	}
-	s.callers = slices.DeleteFunc(s.callers, func(c Peer) bool { return c.ID == caller.ID })
-	s.callers = append(s.callers, caller)
-	s.callers = s.callers[max(0, len(s.callers)-maxLearned):]
-	s.connect()
 }
 
-func hasPeer(peers []Peer, id uint64) bool {
-	return slices.ContainsFunc(peers, func(p Peer) bool { return p.ID == id })
-}
-
-// connect makes peers of the members told and the callers learned. The caller
-// holds s.setting.
+// connect makes the peers those of the roster. The caller holds s.setting.
 func (s *server) connect() {
-	peers := slices.Concat(s.told, s.callers)
+	peers := s.roster.all()
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
