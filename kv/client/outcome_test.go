@@ -61,7 +61,7 @@ func TestOutcomesHold(t *testing.T) {
 					for i := range 1 + (caller+round)%4 {
 						operations = append(operations, put(fmt.Sprintf("%d/%d/%d", caller, round, i), ""), get("x"))
 					}
-					ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+					ctx, cancel := context.WithTimeout(t.Context(), 60*time.Millisecond)
 					results, err := p.Do(ctx, operations)
 					cancel()
 					mu.Lock()
