@@ -29,6 +29,7 @@ type generator struct {
 	rec      *recorder
 	base     time.Time
 	from, to time.Duration // the window
+	fine     bool          // clients wait by timers of the kernel
 
 	stopped    atomic.Bool  // no new messages: interrupted, or the drain is over
 	unfinished atomic.Int64 // closed loop: operations under way at the end of the window
@@ -44,6 +45,11 @@ type generator struct {
 // so far beside the context's error. Errors of operations are counted, not returned.
 // All sessions are closed when Run returns.
 func Run(ctx context.Context, cfg Config, target Target, onInterval func(Interval)) (*Recording, error) {
+	return run(ctx, cfg, target, onInterval, true)
+}
+
+// run is Run, optionally by Go's timers alone, which testing/synctest can fake.
+func run(ctx context.Context, cfg Config, target Target, onInterval func(Interval), fine bool) (*Recording, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -53,6 +59,7 @@ func Run(ctx context.Context, cfg Config, target Target, onInterval func(Interva
 		g.pacer = newPacer(cfg.Rate, cfg.OpsPerMessage)
 	}
 	paced := cfg.open() || cfg.ThinkTime > 0
+	g.fine = fine && paced
 	g.rec = newRecorder(runtime.GOMAXPROCS(0), cfg.Keys, paced)
 	streams := make([]*stream, cfg.Clients)
 	for i := range streams {
@@ -125,6 +132,9 @@ func (g *generator) client(ctx context.Context, session Session, stream *stream,
 		results = make([]Result, g.cfg.OpsPerMessage)
 		backoff time.Duration
 	)
+	if g.fine {
+		alarm.fine = newFineTimer(ctx)
+	}
 	defer alarm.stop()
 	for !g.stopped.Load() {
 		free := g.now()

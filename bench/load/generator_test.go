@@ -182,7 +182,7 @@ func TestOpenLoopTellsTheStall(t *testing.T) {
 		})
 		c := config()
 		c.Clients, c.Rate, c.Warmup, c.Duration = 1, 100, 2*time.Second, 10*time.Second
-		r, err := Run(t.Context(), c, f, nil)
+		r, err := run(t.Context(), c, f, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +223,7 @@ func TestClosedLoopHidesTheStall(t *testing.T) {
 		})
 		c := config()
 		c.Clients, c.Duration = 1, 10*time.Second
-		r, err := Run(t.Context(), c, f, nil)
+		r, err := run(t.Context(), c, f, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestWindowCountsWhatDocSays(t *testing.T) {
 				c.ReadRatio, c.Warmup, c.Duration = 0.5, 1500*time.Millisecond, 2500*time.Millisecond
 				tt.change(&c)
 				var told []Interval
-				r, err := Run(t.Context(), c, f, func(iv Interval) { told = append(told, iv) })
+				r, err := run(t.Context(), c, f, func(iv Interval) { told = append(told, iv) }, false)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -302,7 +302,7 @@ func TestOverloadIsDrained(t *testing.T) {
 		f := newFake(takes(2 * time.Millisecond))
 		c := config()
 		c.Clients, c.Rate, c.Duration = 1, 1000, 2*time.Second
-		r, err := Run(t.Context(), c, f, nil)
+		r, err := run(t.Context(), c, f, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +328,7 @@ func TestDrainEnds(t *testing.T) {
 		c := config()
 		c.Drain = 3 * time.Second
 		began := time.Now()
-		r, err := Run(t.Context(), c, f, nil)
+		r, err := run(t.Context(), c, f, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -342,7 +342,7 @@ func TestDrainEnds(t *testing.T) {
 
 		c.Rate = 10
 		f = newFake(takes(time.Hour))
-		if r, err = Run(t.Context(), c, f, nil); err != nil {
+		if r, err = run(t.Context(), c, f, nil, false); err != nil {
 			t.Fatal(err)
 		}
 		if r.Operations != 0 || r.Unfinished != 10 {
@@ -362,7 +362,7 @@ func TestStopsWhenTold(t *testing.T) {
 					c := config()
 					c.Warmup, c.Duration, c.Rate = time.Second, 10*time.Second, rate
 					began := time.Now()
-					r, err := Run(ctx, c, f, nil)
+					r, err := run(ctx, c, f, nil, false)
 					if !errors.Is(err, context.DeadlineExceeded) || r == nil {
 						t.Fatalf("%v, %v", r, err)
 					}
@@ -401,7 +401,7 @@ func TestErrorsAreCountedByCode(t *testing.T) {
 		})
 		c := config()
 		c.OpsPerMessage, c.Rate = 2, 1000
-		r, err := Run(t.Context(), c, f, nil)
+		r, err := run(t.Context(), c, f, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -423,7 +423,7 @@ func TestDeadTargetIsNotHammered(t *testing.T) {
 		})
 		c := config()
 		c.Clients, c.Duration = 1, 10*time.Second
-		r, err := Run(t.Context(), c, f, nil)
+		r, err := run(t.Context(), c, f, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -545,5 +545,35 @@ func TestClientAllocatesNothing(t *testing.T) {
 	})
 	if perOp := allocs / float64(ops); perOp > 0.01 {
 		t.Errorf("%v allocations an operation (%v for %d)", perOp, allocs, ops)
+	}
+}
+
+// TestOpenLoopIsOnTime: by the kernel's timers, a target that answers at once
+// is asked when it is due. The bound is wide, for busy machines: what is tested is
+// that waiting, stopping and closing work with real time too.
+func TestOpenLoopIsOnTime(t *testing.T) {
+	c := config()
+	c.Rate, c.Duration, c.Clients = 500, 400*time.Millisecond, 2
+	r, err := Run(t.Context(), c, null{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Operations != 200 || r.Lag().TotalCount() != 200 {
+		t.Errorf("%d operations, %d lags", r.Operations, r.Lag().TotalCount())
+	}
+	t.Logf("lag p50 %v, p99 %v", time.Duration(r.Lag().ValueAtPercentile(50)), time.Duration(r.Lag().ValueAtPercentile(99)))
+	if lag := time.Duration(r.Lag().ValueAtPercentile(50)); lag > 100*time.Millisecond {
+		t.Errorf("half of the messages are sent %v late", lag)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	c.Rate, c.Duration = 0.01, time.Hour // the second message is due in 100 s
+	began := time.Now()
+	if _, err := Run(ctx, c, null{}, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("stopping took %v", took)
 	}
 }

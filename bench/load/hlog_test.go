@@ -18,7 +18,7 @@ func TestHlogReadsBack(t *testing.T) {
 		f := newFake(takes(2 * time.Millisecond))
 		c := config()
 		c.Rate, c.ReadRatio, c.Warmup, c.Duration = 200, 0.5, 250*time.Millisecond, 2500*time.Millisecond
-		r, err := Run(t.Context(), c, f, nil)
+		r, err := run(t.Context(), c, f, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
