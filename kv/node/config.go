@@ -32,7 +32,7 @@ type Config struct {
 	Chunking   string `knob:"chunking" values:"none,raft,count,reactive,bounded,fragment" usage:"how a raft message above the peer's limit is split"`
 	ChunkSize  Size   `knob:"chunk-size" usage:"largest encoded frame between nodes, inclusive (default: 1MiB or max-message, whichever is less)"`
 	ChunkCount int    `knob:"chunk-count" usage:"entries a message, for chunking count"`
-	AppendSize Size   `knob:"append-size" usage:"entry bytes that raft puts in one append message (default: chunk-size for chunking raft, else 16MiB)" source:"raft.Config.MaxSizePerMsg"`
+	AppendSize Size   `knob:"append-size" usage:"entry bytes that raft puts in one append message (default: chunk-size less framing for chunking raft, else 16MiB)" source:"raft.Config.MaxSizePerMsg"`
 
 	Transport string        `knob:"transport" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
 	Lanes     string        `knob:"lanes" values:"shared,split" usage:"split gives control messages a connection of their own"`
@@ -130,7 +130,8 @@ func (c Config) Effective() Config {
 	if c.AppendSize == 0 {
 		c.AppendSize = 16 << 20
 		if c.Chunking == transport.ChunkRaft {
-			c.AppendSize = c.ChunkSize
+			// Raft counts entries without what frames add to them (trap 1).
+			c.AppendSize = c.ChunkSize - c.ChunkSize/8 - packFraming
 		}
 	}
 	if c.InflightBytes == 0 {

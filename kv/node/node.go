@@ -41,6 +41,9 @@ type Options struct {
 	ClientListener, PeerListener net.Listener
 	// How this node dials another's client port and peer port; nil is TCP.
 	ClientDial, PeerDial func(ctx context.Context, addr string) (net.Conn, error)
+	// PeerServerOptions are added to the peer port's server, for those who want
+	// to see each message, such as by a stats handler.
+	PeerServerOptions []grpc.ServerOption
 	// Version that Status reports.
 	Version string
 }
@@ -212,7 +215,7 @@ func (n *Node) assembleTransport(o Options) {
 		return
 	}
 	server := transport.New(cfg, peerHandler{n})
-	n.peerServer = newPeerServer(n.cfg)
+	n.peerServer = newPeerServer(n.cfg, o.PeerServerOptions)
 	server.Register(n.peerServer)
 	n.transport = server
 }

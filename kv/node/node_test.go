@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 
 	clusterv1 "raftlab/proto/raftlab/cluster/v1"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
@@ -58,7 +61,11 @@ func start(t *testing.T, id uint64, set func(*Options)) *member {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stopNode(t, n) })
-	conn, err := grpc.NewClient("passthrough:///"+n.Addr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	if o.ClientDial != nil {
+		options = append(options, grpc.WithContextDialer(o.ClientDial))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+n.Addr(), options...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,6 +248,24 @@ func TestThreeNodes(t *testing.T) {
 	for name, set := range map[string]func() func(*Options){
 		"stream": func() func(*Options) { return nil },
 		"unary":  func() func(*Options) { return func(o *Options) { o.Config.Transport = transport.KindUnary } },
+		"memory connections": func() func(*Options) {
+			var listeners sync.Map // by address
+			dial := func(ctx context.Context, addr string) (net.Conn, error) {
+				l, _ := listeners.Load(addr)
+				return l.(*bufconn.Listener).DialContext(ctx)
+			}
+			listen := func(addr string) *bufconn.Listener {
+				l := bufconn.Listen(1 << 20)
+				listeners.Store(addr, l)
+				return l
+			}
+			return func(o *Options) {
+				client, peer := fmt.Sprintf("client:%d", o.Config.ID), fmt.Sprintf("peer:%d", o.Config.ID)
+				o.ClientListener, o.PeerListener = listen(client), listen(peer)
+				o.ClientDial, o.PeerDial = dial, dial
+				o.Config.Advertise, o.Config.AdvertisePeer = client, peer
+			}
+		},
 		"local": func() func(*Options) {
 			network := transport.NewNetwork()
 			return func(o *Options) { o.Network = network }
@@ -552,6 +577,52 @@ func TestFatalError(t *testing.T) {
 		t.Errorf("Stop says %v", err)
 	}
 	m.err = nil // for the cleanup
+}
+
+// A node that lost its memory and comes back under its id would break the
+// cluster's promises: it is told to end, and the cluster stays up.
+func TestForgetfulNodeIsRefused(t *testing.T) {
+	members := startCluster(t, 3, nil)
+	leader, followers := leaderOf(t, members)
+	ctx := within(t, 30*time.Second)
+	lost := followers[0]
+	stopNode(t, lost.Node)
+	back, err := New(Options{Config: func() Config {
+		c := testConfig(lost.ID())
+		c.Addr, c.PeerAddr = lost.Addr(), lost.PeerAddr()
+		return c
+	}()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := back.Start(); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("remove node %d, add it again under a new id", lost.ID())
+	select {
+	case <-back.Done():
+	case <-time.After(20 * time.Second):
+		stopNode(t, back)
+		t.Fatal("the node goes on")
+	}
+	if back.Err() == nil || !strings.Contains(back.Err().Error(), want) || strings.Contains(back.Err().Error(), "rpc error") {
+		t.Errorf("it ended with %v, want %q", back.Err(), want)
+	}
+	if _, err := leader.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
+		t.Errorf("the cluster: %v", err)
+	}
+	// Under a new id it joins.
+	again := start(t, 7, nil)
+	if _, err := leader.cluster.RemoveNode(ctx, &clusterv1.RemoveNodeRequest{Id: lost.ID()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := leader.cluster.AddLearner(ctx, &clusterv1.AddLearnerRequest{Id: 7, Address: again.Addr()}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new node has the write", func() bool {
+		_, _, found := again.Store().Get([]byte("k"))
+		return found
+	})
 }
 
 func TestNewRefuses(t *testing.T) {

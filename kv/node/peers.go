@@ -1,9 +1,11 @@
 package node
 
 import (
+	"errors"
 	"io"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc/status"
 
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 	"raftlab/transport"
@@ -60,7 +62,12 @@ func (h peerHandler) EntryLimit(bytes uint64) { h.n.replica.SetMaxEntryBytes(byt
 
 // Refused implements transport.Handler: the node's memory is not the one that
 // the cluster knows, so it must not go on.
-func (h peerHandler) Refused(err error) { h.n.fail(err) }
+func (h peerHandler) Refused(err error) {
+	if st, ok := status.FromError(err); ok {
+		err = errors.New(st.Message()) // for a person: the code says no more
+	}
+	h.n.fail(err)
+}
 
 // membershipChanged is called by the replica for each new membership.
 func (n *Node) membershipChanged(m *kvv1.Membership) {

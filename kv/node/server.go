@@ -56,8 +56,8 @@ func newClientServer(life context.Context, cfg Config) *grpc.Server {
 
 // newPeerServer makes the server of the peer port, whose receive limit is what
 // chunking is about.
-func newPeerServer(cfg Config) *grpc.Server {
-	return grpc.NewServer(serverOptions(cfg, cfg.MaxMessage)...)
+func newPeerServer(cfg Config, more []grpc.ServerOption) *grpc.Server {
+	return grpc.NewServer(append(serverOptions(cfg, cfg.MaxMessage), more...)...)
 }
 
 func endWatches(life context.Context) grpc.StreamServerInterceptor {
