@@ -282,7 +282,7 @@ func TestMessageOfManyEntries(t *testing.T) {
 // Under none a message that is too large is sent to nobody: the peer is shown
 // as unable to follow, by name, and nothing is tried in a loop.
 func TestNoneCannotFollow(t *testing.T) {
-	leader, follower, seen := pair(t, transport.ChunkNone, transport.KindStream, func(c *Config) { c.Packing = replica.PackEntry })
+	leader, _, seen := pair(t, transport.ChunkNone, transport.KindStream, func(c *Config) { c.Packing = replica.PackEntry })
 	if err := burst(t, leader, 2*time.Second); err == nil {
 		t.Error("a message above the limit was replicated without chunking")
 	}
@@ -295,5 +295,4 @@ func TestNoneCannotFollow(t *testing.T) {
 	if largest, _, refused := seen.read(); largest > kib || refused > 0 {
 		t.Errorf("a message of %d bytes came, %d were refused", largest, refused)
 	}
-	_ = follower
 }
