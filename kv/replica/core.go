@@ -356,7 +356,7 @@ func (c *Core) stop(eff *Effects) {
 		if ch.sequence != 0 {
 			err = ErrUnknownOutcome
 		}
-		c.changes.finish(nil, err)
+		c.changes.refuse(err)
 	}
 }
 

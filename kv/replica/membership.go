@@ -202,10 +202,10 @@ func (c *Core) Cancel(ch *Change, cause error) {
 		return
 	}
 	if ch.sequence != 0 {
-		c.changes.finish(nil, fmt.Errorf("%w: the membership change may still finish: %w", ErrUnknownOutcome, cause))
+		c.changes.refuse(fmt.Errorf("%w: the membership change may still finish: %w", ErrUnknownOutcome, cause))
 		return
 	}
-	c.changes.finish(nil, fmt.Errorf("not proposed: %s: %w", c.behind(ch.catchUp), cause))
+	c.changes.refuse(fmt.Errorf("not proposed: %s: %w", c.behind(ch.catchUp), cause))
 }
 
 // behind says which learners have not caught up, in words.
@@ -228,10 +228,11 @@ func caughtUp(p Progress, last uint64) bool {
 	return p.State == progressReplicate && p.RecentActive && p.Match+catchUpSlack >= last
 }
 
-func (cs *changes) finish(m *kvv1.Membership, err error) {
+// refuse ends the current change without success.
+func (cs *changes) refuse(err error) {
 	ch := cs.current
 	cs.current = nil
-	ch.done(m, err)
+	ch.done(nil, err)
 }
 
 // tryPropose proposes the current change once its learners have caught up.
@@ -260,13 +261,13 @@ func (cs *changes) tryPropose(c *Core) {
 	}
 	context, err := proto.Marshal(&kvv1.MembershipChange{Header: header, ClusterId: ch.clusterID, Nodes: ch.nodes})
 	if err != nil {
-		cs.finish(nil, err)
+		cs.refuse(err)
 		return
 	}
 	ch.request.Context = context
 	_, data, err := raftpb.MarshalConfChange(ch.request)
 	if err != nil {
-		cs.finish(nil, err)
+		cs.refuse(err)
 		return
 	}
 	m := &raftpb.Message{
@@ -277,10 +278,10 @@ func (cs *changes) tryPropose(c *Core) {
 	case errors.Is(err, raft.ErrProposalDropped):
 		return // a transfer or too much uncommitted: the next tick tries again
 	case err != nil:
-		cs.finish(nil, err)
+		cs.refuse(err)
 	case m.GetEntries()[0].GetType() != raftpb.EntryConfChangeV2:
 		// Raft put an empty entry in its place (trap 10).
-		cs.finish(nil, fmt.Errorf("%w: another membership change is not applied yet", ErrRefused))
+		cs.refuse(fmt.Errorf("%w: another membership change is not applied yet", ErrRefused))
 	default:
 		ch.sequence = c.sequence
 		c.count.MembershipChanges++
@@ -418,7 +419,7 @@ func (cs *changes) leaderChanged(c *Core) {
 		if cs.current.sequence != 0 {
 			err = fmt.Errorf("%w: leadership was lost: the membership change may still finish", ErrUnknownOutcome)
 		}
-		cs.finish(nil, err)
+		cs.refuse(err)
 	}
 }
 
