@@ -89,7 +89,7 @@ func TestEffective(t *testing.T) {
 		{"chunk", nil, "chunk-size", "1MiB"},
 		{"chunk of a small limit", map[string]string{"max-message": "1KiB"}, "chunk-size", "1KiB"},
 		{"append", nil, "append-size", "16MiB"},
-		{"append when raft splits", map[string]string{"chunking": "raft", "chunk-size": "64KiB"}, "append-size", "64KiB"},
+		{"append when raft splits", map[string]string{"chunking": "raft", "chunk-size": "64KiB"}, "append-size", "57088"},
 		{"inflight", nil, "inflight-bytes", "64MiB"},
 		{"inflight of large appends", map[string]string{"append-size": "64MiB"}, "inflight-bytes", "128MiB"},
 	} {

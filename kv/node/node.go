@@ -288,7 +288,7 @@ func (n *Node) Start() error {
 	})
 	n.health.SetServingStatus("", grpc_health_v1.HealthCheckResponse_SERVING)
 	n.log.Info("started", "addr", n.Addr(), "peer_addr", n.PeerAddr(), "debug_addr", n.DebugAddr(),
-		"incarnation", n.self.GetIncarnation(), "version", n.version)
+		"incarnation", fmt.Sprintf("%016x", n.self.GetIncarnation()), "version", n.version)
 	return nil
 }
 
