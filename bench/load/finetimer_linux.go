@@ -25,7 +25,7 @@ func newFineTimer(ctx context.Context) *fineTimer {
 	if err != nil {
 		return nil
 	}
-	t := &fineTimer{file: os.NewFile(uintptr(fd), "timer"), fd: fd} //nolint:gosec // a file descriptor
+	t := &fineTimer{file: os.NewFile(uintptr(fd), "timer"), fd: fd}
 	t.unwatch = context.AfterFunc(ctx, func() {
 		t.file.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck,gosec // wakes the read; fails only when closed
 	})

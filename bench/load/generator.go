@@ -16,8 +16,8 @@ import (
 // A client of a closed loop whose message failed altogether waits before the
 // next, or a dead target would be asked a million times a second.
 const (
-	backoffMin = time.Millisecond
-	backoffMax = 100 * time.Millisecond
+	shortestBackoff = time.Millisecond
+	longestBackoff  = 100 * time.Millisecond
 )
 
 // generator is one run of load. Times are durations since base, which is when
@@ -231,7 +231,7 @@ func nextBackoff(last time.Duration, failed bool) time.Duration {
 	if !failed {
 		return 0
 	}
-	return min(max(2*last, backoffMin), backoffMax)
+	return min(max(2*last, shortestBackoff), longestBackoff)
 }
 
 func atomicMax(a *atomic.Int64, v int64) {

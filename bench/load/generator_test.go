@@ -313,8 +313,8 @@ func TestOverloadIsDrained(t *testing.T) {
 		if rate := r.OpsPerSecond(); rate != 500 {
 			t.Errorf("%v operations a second", rate)
 		}
-		if max := r.Response(Put).Max(); !near(max, 4*time.Second-1999*time.Millisecond) {
-			t.Errorf("the last took %v", time.Duration(max))
+		if last := r.Response(Put).Max(); !near(last, 4*time.Second-1999*time.Millisecond) {
+			t.Errorf("the last took %v", time.Duration(last))
 		}
 		if last := r.Intervals[len(r.Intervals)-1]; !last.Drain || last.Operations == 0 {
 			t.Errorf("last interval %+v", last)
@@ -384,11 +384,11 @@ func TestStopsWhenTold(t *testing.T) {
 
 func TestErrorsAreCountedByCode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(func(ctx context.Context, since time.Duration, ops []Op, results []Result) error {
+		f := newFake(func(ctx context.Context, since time.Duration, _ []Op, results []Result) error {
 			if err := sleep(ctx, time.Millisecond); err != nil {
 				return err
 			}
-			switch since / (100 * time.Millisecond) % 4 {
+			switch since.Milliseconds() / 100 % 4 {
 			case 0:
 				return status.Error(codes.Unavailable, "no")
 			case 1:

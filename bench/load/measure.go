@@ -17,8 +17,10 @@ type series struct {
 // measure follows the clients through warm-up, window and drain, until done is
 // closed. cancel ends the operations under way.
 func (g *generator) measure(ctx context.Context, done <-chan struct{}, cancel func(), total *counts, onInterval func(Interval)) (*Recording, error) {
-	s := &series{g: g, interval: newCounts(total.delay != nil), onInterval: onInterval,
-		rec: &Recording{Config: g.cfg, Start: g.base.Add(g.from), counts: total}}
+	s := &series{
+		g: g, interval: newCounts(total.delay != nil), onInterval: onInterval,
+		rec: &Recording{Config: g.cfg, Start: g.base.Add(g.from), counts: total},
+	}
 	var alarm alarm
 	defer alarm.stop()
 

@@ -49,7 +49,7 @@ func NewEchoServer(valueSize int) *EchoServer {
 }
 
 // resize makes the value that gets find.
-func (s *EchoServer) resize(size int) *kvv1.GetResponse {
+func (s *EchoServer) resize(size int) {
 	r := &kvv1.GetResponse{
 		Revision: echoRevision, AppliedIndex: echoIndex,
 		Version: echoVersion, CreateRevision: echoRevision, ModRevision: echoRevision,
@@ -59,7 +59,6 @@ func (s *EchoServer) resize(size int) *kvv1.GetResponse {
 		r.Value[i] = byte(i*31 + i>>8)
 	}
 	s.read.Store(r)
-	return r
 }
 
 // wrote notes the size of a put. It writes only when that changes.
@@ -140,6 +139,8 @@ func ServeWire(ctx context.Context, lis net.Listener, cfg node.Config, valueSize
 	force := time.AfterFunc(stopTime, server.Stop)
 	defer force.Stop()
 	server.GracefulStop()
-	<-served
+	if err := <-served; err != nil {
+		return fmt.Errorf("wire server: %w", err)
+	}
 	return nil
 }

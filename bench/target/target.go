@@ -98,7 +98,7 @@ func New(name string, o Options) (Target, error) {
 
 // dialOptions are what all gRPC targets differ in from the client's defaults.
 func (o *Options) dialOptions() []grpc.DialOption {
-	window := int32(o.GRPCWindow) //nolint:gosec // the knob is checked by node.Config
+	window := int32(o.GRPCWindow)
 	options := []grpc.DialOption{grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window)}
 	if o.Dialer != nil {
 		options = append(options, grpc.WithContextDialer(o.Dialer))

@@ -191,7 +191,7 @@ func TestDoEndsWithItsContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lis.Close()
+	defer lis.Close() //nolint:errcheck // not what is tested
 	o := echo(t, true)
 	o.Stream = true
 	s := open(t, target.Wire, o)
@@ -209,7 +209,7 @@ func TestDoEndsWithItsContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dead.Close()
+	defer dead.Close() //nolint:errcheck // not what is tested
 	silent, err := dead.Open(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +262,7 @@ func TestClusterTargets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		defer c.Close() //nolint:errcheck // not what is tested
 		var nodes []*node.Node
 		for _, n := range c.Nodes() {
 			nodes = append(nodes, n.Local())
@@ -272,9 +272,14 @@ func TestClusterTargets(t *testing.T) {
 			ops   int
 			stale bool
 		}{
-			{target.Unary, 1, false}, {target.Unary, 1, true},
-			{target.Pipeline, 1, false}, {target.Pipeline, 8, false}, {target.Pipeline, 8, true},
-			{target.Direct, 1, false}, {target.Direct, 8, false}, {target.Direct, 8, true},
+			{target.Unary, 1, false},
+			{target.Unary, 1, true},
+			{target.Pipeline, 1, false},
+			{target.Pipeline, 8, false},
+			{target.Pipeline, 8, true},
+			{target.Direct, 1, false},
+			{target.Direct, 8, false},
+			{target.Direct, 8, true},
 		} {
 			o := target.Options{
 				Endpoints: c.Endpoints(), Dialer: c.Dialer(), Conns: 2, OpsPerMessage: tt.ops, Stale: tt.stale, Direct: nodes,
@@ -310,7 +315,7 @@ func verify(t *testing.T, tg target.Target, r *load.Recording) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer s.Close() //nolint:errcheck // not what is tested
 	for i, revision := range r.Acked {
 		got := do(t, s, load.Op{Kind: load.Get, Key: r.Config.AppendKey(nil, i)})[0]
 		if got.Err != nil || !got.Found || got.ModRevision < revision {

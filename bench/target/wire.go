@@ -48,7 +48,7 @@ func (t *wire) Close() error {
 
 // Open implements load.Target.
 func (t *wire) Open(ctx context.Context, _ int) (load.Session, error) {
-	conn := t.conns[int(t.next.Add(1)-1)%len(t.conns)] //nolint:gosec // wraps after 2^63 sessions
+	conn := t.conns[(t.next.Add(1)-1)%uint64(len(t.conns))]
 	limit := t.options.MaxRequest + 1<<20
 	calls := []grpc.CallOption{
 		grpc.StaticMethod(),
