@@ -2,4 +2,46 @@
 // commands travel in a raft entry, the ordered copy-on-write store that applies
 // them, and the snapshot records that carry the store to another node. It is
 // pure: no goroutines, no clock, no I/O of its own.
+//
+// # From a command to a result
+//
+// The leader packs commands into the data of one raft entry: AppendHeader, then
+// AppendCommand for each. The bytes are the Entry message of
+// proto/raftlab/kv/v1/command.proto; the codec is written by hand because it
+// runs for every operation on every node, and decodes into one Command that is
+// used again.
+//
+// Every node gives the committed entries to its Store in the order of the log:
+// Apply for normal entries, SetMembership for configuration changes. Apply
+// answers each command with a Result, the same on every node. Nothing but the
+// entries decides what a result is, so whatever depends on time uses the clock
+// in the entry's header.
+//
+// # Revisions
+//
+// A store begins at revision 1, and each command that changes something adds
+// one; a batch is one command. A delete of a missing key, a failed
+// compare-and-swap and a batch of reads change nothing. A key remembers the
+// revision that created it, the one that last wrote it, and its version, which
+// counts its writes and begins again at 1 after a delete. The raft index is
+// something else, and stands beside the revision in a Result.
+//
+// A batch does its steps in order, each seeing those before it. When a
+// compare-and-swap in it fails, the steps before are undone, and the results end
+// with the one that failed.
+//
+// # Reading
+//
+// Get looks at the store as it is. View takes a copy of the whole that later
+// writes leave alone, at a cost that does not depend on the number of keys: scan
+// it, hash it, or stream it to another node with WriteSnapshot. There a
+// SnapshotDecoder checks the bytes as they come in and makes a View of them, for
+// Restore.
+//
+// # Memory
+//
+// A key with its value and revisions is one allocation of key + value + 24
+// bytes, and its place in the tree takes about 35 to 50 bytes more. Records are
+// never written again once they are visible, so items and results alias them
+// instead of copying.
 package kv

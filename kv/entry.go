@@ -55,7 +55,7 @@ func AppendHeader(dst []byte, h EntryHeader) []byte {
 	dst = protowire.AppendFixed64(append(dst, tagHeaderNode), h.Node)
 	dst = protowire.AppendFixed64(append(dst, tagHeaderIncarnation), h.Incarnation)
 	dst = protowire.AppendFixed64(append(dst, tagHeaderSequence), h.Sequence)
-	return protowire.AppendFixed64(append(dst, tagHeaderClock), uint64(h.Clock)) //nolint:gosec // G115: two's complement, and back in decodeHeader
+	return protowire.AppendFixed64(append(dst, tagHeaderClock), uint64(h.Clock))
 }
 
 // CommandSize is the number of bytes that AppendCommand adds, field tag and
@@ -86,7 +86,7 @@ func commandBodySize(c *Command) int {
 }
 
 func appendCommand(dst []byte, tag byte, c *Command) []byte {
-	dst = protowire.AppendVarint(append(dst, tag), uint64(commandBodySize(c))) //nolint:gosec // G115: a size
+	dst = protowire.AppendVarint(append(dst, tag), uint64(commandBodySize(c)))
 	if c.Kind != 0 {
 		dst = append(dst, tagCommandKind, byte(c.Kind))
 	}
@@ -216,7 +216,7 @@ func (h *EntryHeader) decode(b []byte) error {
 		case tagHeaderClock:
 			var clock uint64
 			clock, n = protowire.ConsumeFixed64(b[1:])
-			h.Clock = int64(clock) //nolint:gosec // G115: see AppendHeader
+			h.Clock = int64(clock)
 		default:
 			n = skipField(b)
 		}
@@ -327,7 +327,7 @@ func (d *entryDecoder) decodeCommand(c *Command, b []byte, step bool) error {
 		}
 		b = b[1+n:]
 	}
-	c.Kind = Kind(min(kind, 255)) //nolint:gosec // G115: bounded
+	c.Kind = Kind(min(kind, 255))
 	if !step && len(steps) > 0 {
 		d.steps, c.Steps = steps, steps
 	}

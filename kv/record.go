@@ -3,6 +3,7 @@ package kv
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 )
 
 // A record is one key of the store with its value and revisions in a single
@@ -42,7 +43,7 @@ func (r record) value() []byte { return r[len(r)+recordMeta : cap(r)] }
 // item shows the record; an append to its slices copies them.
 func (r record) item() Item {
 	return Item{
-		Key: r[:len(r):len(r)], Value: r.value(),
+		Key: slices.Clip(r), Value: r.value(),
 		Version: r.version(), CreateRevision: r.createRevision(), ModRevision: r.modRevision(),
 	}
 }

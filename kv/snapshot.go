@@ -64,7 +64,7 @@ const (
 // in key order about 64 KiB a record, a trailer. Equal views make equal bytes.
 // It writes one record at a time and holds no more than one.
 func WriteSnapshot(w io.Writer, v *View) error {
-	s := snapshotWriter{w: w, keys: uint64(v.Len())} //nolint:gosec // G115: a count
+	s := snapshotWriter{w: w, keys: uint64(v.Len())}
 	if err := s.message(&kvv1.SnapshotRecord{Record: &kvv1.SnapshotRecord_Header{Header: &kvv1.SnapshotHeader{
 		Format: snapshotFormat, Index: v.state.Index, Term: v.state.Term, Revision: v.state.Revision,
 		Keys: s.keys, Membership: v.membership,
@@ -116,9 +116,9 @@ func (s *snapshotWriter) items(v *View) error {
 			return nil
 		}
 		var head [gap]byte
-		prefix := protowire.AppendVarint(head[:0], uint64(1+protowire.SizeBytes(n))) //nolint:gosec // G115: a size
+		prefix := protowire.AppendVarint(head[:0], uint64(1+protowire.SizeBytes(n)))
 		prefix = append(prefix, tagRecordItems)
-		prefix = protowire.AppendVarint(prefix, uint64(n)) //nolint:gosec // G115: a size
+		prefix = protowire.AppendVarint(prefix, uint64(n))
 		record := buf[gap-len(prefix):]
 		copy(record, prefix)
 		err := s.write(record)
@@ -156,7 +156,7 @@ func itemBodySize(r record) int {
 
 // appendItem appends r as one items field of SnapshotItems; body is its size.
 func appendItem(dst []byte, r record, body int) []byte {
-	dst = protowire.AppendVarint(append(dst, tagItem), uint64(body)) //nolint:gosec // G115: a size
+	dst = protowire.AppendVarint(append(dst, tagItem), uint64(body))
 	dst = appendBytesField(dst, tagItemKey, r)
 	dst = appendBytesField(dst, tagItemValue, r.value())
 	dst = appendVarintField(dst, tagItemVersion, r.version())

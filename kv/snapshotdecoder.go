@@ -98,7 +98,7 @@ func recordSize(b []byte) (int, error) {
 	case length > maxSnapshotRecord:
 		return 0, fmt.Errorf("record of %d bytes, at most %d: %w", length, maxSnapshotRecord, ErrTooLarge)
 	}
-	return n + int(length), nil //nolint:gosec // G115: bounded above
+	return n + int(length), nil
 }
 
 // record takes one whole record with its length prefix.
@@ -217,7 +217,7 @@ func (d *SnapshotDecoder) takeTrailer(body []byte) error {
 	if t.GetCrc32C() != d.crc {
 		return fmt.Errorf("%w: trailer says %08x, bytes have %08x", ErrChecksum, t.GetCrc32C(), d.crc)
 	}
-	keys := uint64(d.tree.Len()) //nolint:gosec // G115: a count
+	keys := uint64(d.tree.Len())
 	if h := d.header.GetKeys(); h != keys || t.GetKeys() != keys {
 		return fmt.Errorf("%w: header says %d, trailer %d, items are %d", ErrKeyCount, h, t.GetKeys(), keys)
 	}

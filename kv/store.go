@@ -224,7 +224,7 @@ func (s *Store) State() State {
 }
 
 func (s *Store) state() State {
-	return State{Revision: s.revision, Index: s.index, Term: s.term, Keys: uint64(s.tree.Len())} //nolint:gosec // G115: a count
+	return State{Revision: s.revision, Index: s.index, Term: s.term, Keys: uint64(s.tree.Len())}
 }
 
 // Get reads one key, and the state of the store that it was read from.

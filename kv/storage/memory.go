@@ -103,7 +103,7 @@ func limit(entries []*raftpb.Entry, maxSize uint64) []*raftpb.Entry {
 func encodedSize(e *raftpb.Entry) uint64 {
 	n := 0
 	if e.Type != nil {
-		n += 1 + protowire.SizeVarint(uint64(e.GetType())) //nolint:gosec // G115: an enum
+		n += 1 + protowire.SizeVarint(uint64(e.GetType()))
 	}
 	if e.Term != nil {
 		n += 1 + protowire.SizeVarint(e.GetTerm())
@@ -114,7 +114,7 @@ func encodedSize(e *raftpb.Entry) uint64 {
 	if e.Data != nil {
 		n += 1 + protowire.SizeBytes(len(e.GetData()))
 	}
-	return uint64(n) //nolint:gosec // G115: a size
+	return uint64(n)
 }
 
 // Append adds entries, in place of those at their indexes and after, and keeps
