@@ -4,12 +4,9 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,15 +14,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/encoding/gzip"
-	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection/grpc_reflection_v1"
-	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
 	clusterv1 "raftlab/proto/raftlab/cluster/v1"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
-	labv1 "raftlab/proto/raftlab/lab/v1"
 	"raftlab/transport"
 )
 
@@ -331,234 +323,6 @@ func TestThreeNodes(t *testing.T) {
 	}
 }
 
-func TestMembershipIsIdempotent(t *testing.T) {
-	members := startCluster(t, 2, nil)
-	leader, _ := leaderOf(t, members)
-	ctx := within(t, 30*time.Second)
-	stranger := start(t, 9, nil)
-	foreign := start(t, 8, nil)
-	if _, err := foreign.cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
-		t.Fatal(err)
-	}
-	add := func(id uint64, address string) error {
-		_, err := leader.cluster.AddLearner(ctx, &clusterv1.AddLearnerRequest{Id: id, Address: address})
-		return err
-	}
-	change := func(voters ...uint64) error {
-		_, err := leader.cluster.ChangeMembership(ctx, &clusterv1.ChangeMembershipRequest{Voters: voters})
-		return err
-	}
-	remove := func(id uint64) error {
-		_, err := leader.cluster.RemoveNode(ctx, &clusterv1.RemoveNodeRequest{Id: id})
-		return err
-	}
-	const refused, invalid = codes.FailedPrecondition, codes.InvalidArgument
-	localhost := strings.Replace(members[1].Addr(), "127.0.0.1", "localhost", 1)
-	for _, test := range []struct {
-		name string
-		err  error
-		code codes.Code
-		text string
-	}{
-		{"the same again", add(2, members[1].Addr()), codes.OK, ""},
-		{"the same by another name", add(2, localhost), codes.OK, ""},
-		{"an id at another's address", add(2, stranger.Addr()), refused, "is node 9, not 2"},
-		{"a member elsewhere", add(2, "127.0.0.1:1"), refused, "node 2 is a member at " + members[1].Addr() + ", not 127.0.0.1:1"},
-		{"a member's address for a new id", add(3, members[1].Addr()), refused, "is node 2, not 3"},
-		{"nobody there", add(3, "127.0.0.1:1"), refused, "the node at 127.0.0.1:1 does not answer"},
-		{"of another cluster", add(8, foreign.Addr()), refused, "node 8 belongs to another cluster"},
-		{"no address", add(3, ""), invalid, `address "" is not host:port`},
-		{"no id", add(0, stranger.Addr()), invalid, "id 0 is outside 1 to 18446744073709551613"},
-		{"the same voters", change(1, 2), codes.OK, ""},
-		{"no voters", change(), refused, "at least one voter"},
-		{"unknown voter", change(1, 2, 7), refused, "node 7 is not a member"},
-		{"a reserved voter", change(1, 1<<64-1), invalid, "voters 18446744073709551615 is outside"},
-		{"removal of an unknown node", remove(7), refused, "node 7 is not a member"},
-		{"a new node", add(9, stranger.Addr()), codes.OK, ""},
-		{"its removal", remove(9), codes.OK, ""},
-		{"its removal again", remove(9), codes.OK, ""},
-		{"its id again", add(9, stranger.Addr()), refused, "node 9 was removed"},
-	} {
-		st := status.Convert(test.err)
-		if st.Code() != test.code || !strings.Contains(st.Message(), test.text) {
-			t.Errorf("%s: %v %q, want %v %q", test.name, st.Code(), st.Message(), test.code, test.text)
-		}
-		if _, applied, _ := outcome(test.err); test.err != nil && applied != kvv1.Applied_APPLIED_NO {
-			t.Errorf("%s: applied is %v", test.name, applied)
-		}
-	}
-	_, err := members[1].cluster.RemoveNode(ctx, &clusterv1.RemoveNodeRequest{Id: 1})
-	if _, _, to := outcome(err); to.GetLeaderAddress() != leader.Addr() {
-		t.Errorf("a change on a follower: %v", err)
-	}
-}
-
-// A change that takes too long says what it waits for, in time for its caller to
-// hear it.
-func TestChangeTooSlow(t *testing.T) {
-	members := startCluster(t, 1, nil)
-	ctx := within(t, 20*time.Second)
-	late := start(t, 2, nil)
-	if _, err := members[0].cluster.AddLearner(ctx, &clusterv1.AddLearnerRequest{Id: 2, Address: late.Addr()}); err != nil {
-		t.Fatal(err)
-	}
-	stopNode(t, late.Node)
-	eventually(t, "the leader notices", func() bool {
-		s, err := members[0].cluster.Status(ctx, &clusterv1.StatusRequest{})
-		return err == nil && len(s.GetProgress()) == 1 && !s.GetProgress()[0].GetRecentActive()
-	})
-	_, err := members[0].cluster.ChangeMembership(within(t, 500*time.Millisecond), &clusterv1.ChangeMembershipRequest{Voters: []uint64{1, 2}})
-	if code, applied, _ := outcome(err); code != codes.DeadlineExceeded || applied != kvv1.Applied_APPLIED_NO || !strings.Contains(err.Error(), "node 2 has not caught up") {
-		t.Errorf("got %v", err)
-	}
-	// Nothing is left under way.
-	if _, err := members[0].cluster.RemoveNode(ctx, &clusterv1.RemoveNodeRequest{Id: 2}); err != nil {
-		t.Errorf("the next change: %v", err)
-	}
-}
-
-func TestHealthAndReflection(t *testing.T) {
-	m := start(t, 1, nil)
-	ctx := within(t, 20*time.Second)
-	health := grpc_health_v1.NewHealthClient(m.conn)
-	serving := func(service string) bool {
-		resp, err := health.Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
-		return err == nil && resp.GetStatus() == grpc_health_v1.HealthCheckResponse_SERVING
-	}
-	if !serving("") || serving(serviceKV) {
-		t.Error("before Init the process serves, and KV does not")
-	}
-	watch, err := health.Watch(ctx, &grpc_health_v1.HealthCheckRequest{Service: serviceKV})
-	if err != nil {
-		t.Fatal(err)
-	}
-	expect := func(want grpc_health_v1.HealthCheckResponse_ServingStatus) {
-		t.Helper()
-		if resp, err := watch.Recv(); err != nil || resp.GetStatus() != want {
-			t.Errorf("watched %v, %v; want %v", resp, err, want)
-		}
-	}
-	expect(grpc_health_v1.HealthCheckResponse_NOT_SERVING)
-	if _, err := m.cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
-		t.Fatal(err)
-	}
-	expect(grpc_health_v1.HealthCheckResponse_SERVING)
-
-	info, err := grpc_reflection_v1.NewServerReflectionClient(m.conn).ServerReflectionInfo(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := info.Send(&grpc_reflection_v1.ServerReflectionRequest{
-		MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
-	}); err != nil {
-		t.Fatal(err)
-	}
-	list, err := info.Recv()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, s := range list.GetListServicesResponse().GetService() {
-		names = append(names, s.GetName())
-	}
-	for _, want := range []string{"raftlab.kv.v1.KV", "raftlab.cluster.v1.Cluster", "grpc.health.v1.Health"} {
-		if !slices.Contains(names, want) {
-			t.Errorf("reflection lists %v, not %s", names, want)
-		}
-	}
-	if err := info.CloseSend(); err != nil {
-		t.Fatal(err)
-	}
-
-	// A watch hears of the end, and does not hold it up.
-	began := time.Now()
-	stopNode(t, m.Node)
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("stopping took %v with a watch open", took)
-	}
-	expect(grpc_health_v1.HealthCheckResponse_NOT_SERVING)
-}
-
-func TestRequestLimits(t *testing.T) {
-	m := startCluster(t, 1, func(o *Options) { o.Config.MaxRequest = 1 << 20 })[0]
-	ctx := within(t, 20*time.Second)
-	fits := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 1<<20-100)}
-	if _, err := m.kv.Put(ctx, fits, grpc.UseCompressor(gzip.Name)); err != nil {
-		t.Errorf("a compressed request within the limit: %v", err)
-	}
-	beyond := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 1<<20)}
-	if _, err := m.kv.Put(ctx, beyond); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("a request over max-request: %v", err)
-	}
-	bomb := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 64<<20)} // 64 KiB on the wire
-	if _, err := m.kv.Put(ctx, bomb, grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("a gzip bomb: %v", err)
-	}
-	stream, err := m.kv.Stream(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	exchangeOps(t, stream, op(1, opPut, "k", "v"))
-	if err := stream.Send(&kvv1.StreamRequest{Operations: []*kvv1.Operation{{Kind: opPut, Key: []byte("k"), Value: beyond.GetValue()}}}); err != nil {
-		t.Fatal(err)
-	}
-	_, err = stream.Recv()
-	if code, applied, _ := outcome(err); code != codes.ResourceExhausted || applied == kvv1.Applied_APPLIED_NO {
-		t.Errorf("a stream message over max-request: %v", err)
-	}
-}
-
-func TestDebugPort(t *testing.T) {
-	m := start(t, 42, func(o *Options) { o.Config.DebugAddr = "127.0.0.1:0" })
-	ctx := within(t, 20*time.Second)
-	get := func(path string) string {
-		t.Helper()
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.DebugAddr()+path, http.NoBody)
-		if err != nil {
-			t.Fatal(err)
-		}
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-		resp, err := client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close() //nolint:errcheck // read to its end
-		body, err := io.ReadAll(resp.Body)
-		if err != nil || resp.StatusCode != http.StatusOK {
-			t.Fatalf("%s: %s, %v", path, resp.Status, err)
-		}
-		return string(body)
-	}
-	if index := get("/debug/pprof/"); !strings.Contains(index, "goroutine") {
-		t.Errorf("the index is %q", index)
-	}
-	// Goroutines of the node are labelled, so that a profile can be split.
-	if stacks := get("/debug/pprof/goroutine?debug=1"); !strings.Contains(stacks, `"node":"42"`) {
-		t.Error("no goroutine is labelled node=42")
-	}
-	if profile := get("/debug/pprof/profile?seconds=1"); len(profile) == 0 {
-		t.Error("the CPU profile is empty")
-	}
-
-	conn, err := grpc.NewClient("passthrough:///"+m.DebugAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close() //nolint:errcheck // the test is over
-	lab := labv1.NewLabClient(conn)
-	u, err := lab.Usage(ctx, &labv1.UsageRequest{CollectGarbage: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if u.GetCpuUserNanos() == 0 || u.GetRssBytes() == 0 || u.GetHeapLiveBytes() == 0 || u.GetAllocatedBytes() == 0 || u.GetGcCycles() == 0 || u.GetGoroutines() == 0 {
-		t.Errorf("usage is %v", u)
-	}
-	later, err := lab.Usage(ctx, &labv1.UsageRequest{CollectGarbage: true})
-	if err != nil || later.GetGcCycles() <= u.GetGcCycles() || later.GetAllocatedObjects() <= u.GetAllocatedObjects() {
-		t.Errorf("later usage is %v, %v", later, err)
-	}
-}
-
 // The node takes itself down when it cannot go on, and tells why.
 func TestFatalError(t *testing.T) {
 	m := startCluster(t, 1, nil)[0]
@@ -577,52 +341,6 @@ func TestFatalError(t *testing.T) {
 		t.Errorf("Stop says %v", err)
 	}
 	m.err = nil // for the cleanup
-}
-
-// A node that lost its memory and comes back under its id would break the
-// cluster's promises: it is told to end, and the cluster stays up.
-func TestForgetfulNodeIsRefused(t *testing.T) {
-	members := startCluster(t, 3, nil)
-	leader, followers := leaderOf(t, members)
-	ctx := within(t, 30*time.Second)
-	lost := followers[0]
-	stopNode(t, lost.Node)
-	back, err := New(Options{Config: func() Config {
-		c := testConfig(lost.ID())
-		c.Addr, c.PeerAddr = lost.Addr(), lost.PeerAddr()
-		return c
-	}()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := back.Start(); err != nil {
-		t.Fatal(err)
-	}
-	want := fmt.Sprintf("remove node %d, add it again under a new id", lost.ID())
-	select {
-	case <-back.Done():
-	case <-time.After(20 * time.Second):
-		stopNode(t, back)
-		t.Fatal("the node goes on")
-	}
-	if back.Err() == nil || !strings.Contains(back.Err().Error(), want) || strings.Contains(back.Err().Error(), "rpc error") {
-		t.Errorf("it ended with %v, want %q", back.Err(), want)
-	}
-	if _, err := leader.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
-		t.Errorf("the cluster: %v", err)
-	}
-	// Under a new id it joins.
-	again := start(t, 7, nil)
-	if _, err := leader.cluster.RemoveNode(ctx, &clusterv1.RemoveNodeRequest{Id: lost.ID()}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := leader.cluster.AddLearner(ctx, &clusterv1.AddLearnerRequest{Id: 7, Address: again.Addr()}); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the new node has the write", func() bool {
-		_, _, found := again.Store().Get([]byte("k"))
-		return found
-	})
 }
 
 func TestNewRefuses(t *testing.T) {
