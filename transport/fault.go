@@ -47,11 +47,12 @@ func newLink(delay time.Duration, rate int64) *link {
 func (l *link) put(now time.Time, bytes int) (arrives time.Time, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if wait = l.free.Sub(now) - linkAhead; wait > 0 {
-		return time.Time{}, wait
-	}
+	// Before the subtraction: from the zero time it would overflow.
 	if l.free.Before(now) {
 		l.free = now
+	}
+	if wait = l.free.Sub(now) - linkAhead; wait > 0 {
+		return time.Time{}, wait
 	}
 	if l.rate > 0 {
 		l.free = l.free.Add(time.Duration(float64(bytes) / float64(l.rate) * float64(time.Second)))
