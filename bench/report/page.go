@@ -22,7 +22,6 @@ type page struct {
 
 	Legend         []seriesKey
 	HasCeiling     bool
-	HasCross       bool
 	Throughput     []panel
 	ThroughputNote string
 	Latency        []panel
@@ -35,6 +34,7 @@ type page struct {
 	Resources      *resources
 	Profiles       []profiles
 
+	Cannot                   []string
 	Invalid, Skipped, Errors []string
 	Environment              []fact
 	Command, Source          string
@@ -57,11 +57,15 @@ func newPage(d *Data) *page {
 	p.Latency, p.LatencyNote = c.latencies()
 	for _, v := range d.Summary.Variants {
 		p.HasCeiling = p.HasCeiling || v.CeilingOpsPerS > 0
-		p.HasCross = p.HasCross || !v.Viable
+		if !v.Viable {
+			p.Cannot = append(p.Cannot, v.Variant.ID+" "+variantName(d, v.Variant)+": "+v.Problem)
+		}
 	}
-	p.TableNotes = p.Table.legend()
-	if p.Table.HasBest { // the page marks them by words
-		p.TableNotes = p.TableNotes[1:]
+	if p.Table.HasInterval {
+		p.TableNotes = append(p.TableNotes, "± is the wider side of the interval over blocks; other figures show theirs when pointed at")
+	}
+	if p.Table.HasThin {
+		p.TableNotes = append(p.TableNotes, "Grey: fewer than 10/(1-p) samples in a trial")
 	}
 	p.Facts = []fact{
 		{"variants", fmt.Sprint(len(run.Variants))},
@@ -109,7 +113,7 @@ func (d *Data) noise() []string {
 
 // Size of the percentile spectrum.
 const (
-	spectrumW, spectrumH  = 860, 400
+	spectrumW, spectrumH  = 1080, 430
 	spectrumL, spectrumR  = 62, 16
 	spectrumT, spectrumB  = 24, 46
 	maxHighlighted        = 6
@@ -304,7 +308,7 @@ func (d *Data) resources() *resources {
 			cpu := median(u.cpu)
 			sum += cpu
 			cpus = append(cpus, cpu)
-			r.CPU = append(r.CPU, digits3(cpu))
+			r.CPU = append(r.CPU, count(cpu))
 			r.RSS = append(r.RSS, orAbsent(median(u.rss), memory))
 			r.Allocs = append(r.Allocs, orAbsent(median(u.allocs), count))
 		}
@@ -328,7 +332,7 @@ func (d *Data) resources() *resources {
 	for j, name := range out.Processes {
 		out.Legend = append(out.Legend, seriesKey{Class: colour(j), D: shape(1, 8, 7, markRadius), Label: name})
 	}
-	out.Scale = digits3(longest) + " µs"
+	out.Scale = latency(longest * 1e3)
 	return out
 }
 

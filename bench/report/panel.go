@@ -53,14 +53,15 @@ type seriesKey struct {
 
 // Size of a small multiple and the room its labels take.
 const (
-	panelW, panelH            = 380, 250
-	padLeft, padRight         = 50, 14
-	padTop, padBottom         = 24, 38
+	panelW, panelWideW        = 380, 460 // wide when there are only one or two
+	panelH                    = 250
+	padLeft, padRight         = 58, 14
+	padTop, padBottom         = 28, 38
 	dodge                     = 7.0 // pixels between series at one x
 	markRadius                = 4.2
 	whiskerCap                = 3.0
 	logSpan                   = 25 // values further apart than this get a log scale
-	sharedRatio, sharedDecade = 4, 1e5
+	sharedRatio, sharedDecade = 2, 1e5
 )
 
 // chart is the variants of a run, laid out.
@@ -70,6 +71,7 @@ type chart struct {
 	xs      []string // values along x, in order
 	series  []string // keys, in the order of the matrix
 	labels  map[string]string
+	width   float64 // of a panel
 	panels  []chartPanel
 	byID    map[string]*bench.VariantSummary
 	bestIDs map[string]bool
@@ -132,6 +134,10 @@ func newChart(d *Data) *chart {
 			c.labels[s] = label(v, c.l.series)
 		}
 	}
+	c.width = panelW
+	if len(c.panels) <= 2 {
+		c.width = panelWideW
+	}
 	return c
 }
 
@@ -163,7 +169,7 @@ func (c *chart) xOf(v bench.Variant) string {
 // xScale places values by size where that keeps them apart, else evenly.
 func (c *chart) xScale(value string) float64 {
 	const inset = 0.11
-	left, right := float64(padLeft), float64(panelW-padRight)
+	left, right := float64(padLeft), c.width-padRight
 	left, right = left+inset*(right-left), right-inset*(right-left)
 	if len(c.xs) == 1 {
 		return (left + right) / 2
@@ -225,7 +231,7 @@ func (c *chart) legend() []seriesKey {
 			if len(c.series) == 1 {
 				return nil
 			}
-			name = "not set"
+			name = strings.Join(c.l.series, ", ") + " not set"
 		}
 		out = append(out, seriesKey{Class: colour(i), D: shape(i, 8, 7, markRadius), Label: name})
 	}
@@ -261,7 +267,7 @@ func shape(i int, x, y, r float64) string {
 	case 4: // triangle, point down
 		return p(0, 1.2, 1.15, -.9, -1.15, -.9)
 	default: // hourglass
-		return p(-1.05, -1, 1.05, -1, -1.05, 1, 1.05, 1)
+		return p(-1.1, -1.15, 1.1, -1.15, -1.1, 1.15, 1.1, 1.15)
 	}
 }
 

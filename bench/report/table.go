@@ -12,7 +12,7 @@ import (
 // cell is one figure of a table, for every form of it.
 type cell struct {
 	Text string
-	Note string  // the interval, such as ±3 %
+	Note string  // the interval, such as ±3 %, or what the figure is compared with
 	Sort float64 // NaN when the text is what sorts
 	// Thin figures have fewer samples than they need.
 	Thin  bool
@@ -190,13 +190,18 @@ func roleRank(role string) int {
 func figures(d *Data, v *bench.VariantSummary, big, ceilings, verdicts bool) []cell {
 	var out []cell
 	none := cell{Text: absent, Sort: -1}
-	estimate := func(e bench.Estimate, format func(float64) string, thin bool) {
+	// Intervals stand beside few figures, or the table could not be taken in; the
+	// others have theirs in the title.
+	estimate := func(e bench.Estimate, format func(float64) string, thin, interval bool) {
 		if !v.Viable || v.Trials == 0 || (e.Center == 0 && e.N == 0) {
 			out = append(out, none)
 			return
 		}
-		c := cell{Text: format(e.Center), Note: halfWidth(e), Sort: e.Center, Thin: thin}
-		if c.Note != "" {
+		c := cell{Text: format(e.Center), Sort: e.Center, Thin: thin}
+		if half := halfWidth(e); half != "" {
+			if interval {
+				c.Note = half
+			}
 			c.Title = fmt.Sprintf("%s to %s, %s confidence, %d blocks", format(e.Lo), format(e.Hi), percent(e.Confidence), e.N)
 		}
 		if thin {
@@ -205,19 +210,19 @@ func figures(d *Data, v *bench.VariantSummary, big, ceilings, verdicts bool) []c
 		out = append(out, c)
 	}
 	n := d.samplesPerTrial(v)
-	estimate(v.OpsPerS, count, false)
+	estimate(v.OpsPerS, count, false, true)
 	if big {
-		estimate(v.BytesPerS, megabytes, false)
+		estimate(v.BytesPerS, megabytes, false, false)
 	}
-	estimate(v.P50Ns, latency, !enough(n, 0.5))
-	estimate(v.P90Ns, latency, !enough(n, 0.9))
-	estimate(v.P99Ns, latency, !enough(n, 0.99))
-	estimate(v.P999Ns, latency, !enough(n, 0.999))
-	estimate(v.MaxNs, latency, false)
+	estimate(v.P50Ns, latency, !enough(n, 0.5), false)
+	estimate(v.P90Ns, latency, !enough(n, 0.9), false)
+	estimate(v.P99Ns, latency, !enough(n, 0.99), true)
+	estimate(v.P999Ns, latency, !enough(n, 0.999), false)
+	estimate(v.MaxNs, latency, false, false)
 	out = append(out, cell{Text: count(float64(v.Errors)), Sort: float64(v.Errors), Class: map[bool]string{true: "bad"}[v.Errors > 0]})
 	if ceilings {
 		if v.CeilingOpsPerS > 0 && v.Viable {
-			estimate(v.CeilingFraction, percent, false)
+			estimate(v.CeilingFraction, percent, false, false)
 			c := &out[len(out)-1]
 			c.Note = "of " + count(v.CeilingOpsPerS)
 		} else {

@@ -94,16 +94,15 @@ func (t *table) writeText(b *strings.Builder) {
 		if r.Best {
 			line[0] = ">"
 		}
-		for j, c := range r.Cells {
+		for _, c := range r.Cells {
 			s := plain(c.Text)
 			if s == "" {
 				s = absent
 			}
-			name := t.Columns[j].Name
 			if c.Thin {
 				s += "*"
 			}
-			if c.Note != "" && (name == "ops/s" || name == "of ceiling" || name == "vs baseline" || name == "p99") {
+			if c.Note != "" {
 				s += " " + c.Note
 			}
 			line = append(line, s)

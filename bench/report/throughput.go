@@ -23,8 +23,8 @@ type plotted struct {
 // frame starts a panel with its axes.
 func (c *chart) frame(id string, p chartPanel, y scale, format func(float64) string, yLabel string) panel {
 	out := panel{
-		ID: id, Title: p.title, W: panelW, H: panelH, XTicks: c.xTicks(), XLabel: c.xLabel(), YLabel: yLabel,
-		Plot: newRect(padLeft, padTop, panelW-padRight, panelH-padBottom),
+		ID: id, Title: p.title, W: int(c.width), H: panelH, XTicks: c.xTicks(), XLabel: c.xLabel(), YLabel: yLabel,
+		Plot: newRect(padLeft, padTop, c.width-padRight, panelH-padBottom),
 	}
 	if y.log {
 		out.YLabel += ", log scale"
