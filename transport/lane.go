@@ -42,7 +42,8 @@ type lane struct {
 	conn  *connection
 
 	up      atomic.Bool
-	problem atomic.Pointer[string]
+	wanted  atomic.Bool // connect although nothing waits
+	problem atomic.Pointer[laneProblem]
 
 	// Owned by the goroutine.
 	limits   Limits
@@ -54,6 +55,13 @@ type lane struct {
 	// Strategy reactive: messages the peer is not known to have, to be sent
 	// again when it refuses one, and the sequence of the last frame of each.
 	sent []unacknowledged
+}
+
+// laneProblem says why a lane is not connected. refused means that the peer is
+// there and does not want this node.
+type laneProblem struct {
+	text    string
+	refused bool
 }
 
 type unacknowledged struct {
@@ -94,9 +102,10 @@ func (l *lane) run(ctx context.Context) {
 	}
 }
 
-// wait blocks until there is something to send.
+// wait blocks until there is something to send, or another lane has reached the
+// peer again.
 func (l *lane) wait(ctx context.Context) bool {
-	for l.queue.empty() {
+	for l.queue.empty() && !l.wanted.Swap(false) {
 		select {
 		case <-l.queue.wake:
 		case <-ctx.Done():
@@ -127,6 +136,12 @@ func (l *lane) connect(ctx context.Context) error {
 	l.up.Store(true)
 	defer l.up.Store(false)
 	l.peer.count.unreachable.Store(false)
+	for _, other := range l.peer.lanes {
+		if other != l && !other.up.Load() {
+			other.wanted.Store(true)
+			other.queue.signal()
+		}
+	}
 	return l.refused(c, l.pump(ctx, c))
 }
 
@@ -141,8 +156,9 @@ func (l *lane) open(ctx context.Context) (carrier, error) {
 // until the next attempt.
 func (l *lane) fail(err error) {
 	p := l.peer
-	text := status.Convert(err).Message()
-	if old := l.problem.Swap(&text); old == nil || *old != text {
+	code, text := status.Code(err), status.Convert(err).Message()
+	problem := &laneProblem{text: text, refused: code != codes.Unavailable && code != codes.DeadlineExceeded}
+	if old := l.problem.Swap(problem); old == nil || old.text != text {
 		p.server.log.LogAttrs(context.Background(), slog.LevelWarn, "connection to peer failed",
 			slog.Uint64("peer", p.ID), slog.String("address", p.Address), slog.String("lane", l.name), slog.String("error", text))
 	}

@@ -61,6 +61,8 @@ func newPeer(ctx context.Context, s *server, description Peer) *peer {
 			limits: Limits{Chunk: s.cfg.ChunkSize, Count: s.cfg.ChunkCount},
 		}
 		p.lanes = append(p.lanes, l)
+	}
+	for _, l := range p.lanes {
 		s.running.Go(func() { l.run(ctx) })
 	}
 	p.snapshot = &connection{peer: p}
@@ -107,12 +109,12 @@ func (p *peer) cannotFollow(err error) {
 func (p *peer) stats() PeerStats {
 	s := PeerStats{ID: p.ID, Address: p.Address, Connected: true}
 	p.count.fill(&s)
-	problem := p.follow.Load()
+	problem, refused := p.follow.Load(), false
 	for _, l := range p.lanes {
 		s.Connected = s.Connected && l.up.Load()
 		s.QueueBytes += uint64(max(0, l.queue.bytes.Load())) //nolint:gosec // not negative
-		if text := l.problem.Load(); text != nil {
-			problem = text
+		if why := l.problem.Load(); why != nil && !refused {
+			problem, refused = &why.text, why.refused
 		}
 	}
 	if problem == nil {

@@ -1,0 +1,163 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// The model, in virtual time.
+func TestLinkModel(t *testing.T) {
+	start := time.Unix(1000, 0)
+	l := newLink(5*time.Millisecond, 1_000_000)
+	at := func(now time.Duration, bytes int) (time.Duration, time.Duration) {
+		arrives, wait := l.put(start.Add(now), bytes)
+		if wait > 0 {
+			return 0, wait
+		}
+		return arrives.Sub(start), 0
+	}
+	ms := time.Millisecond
+	for i, step := range []struct {
+		now           time.Duration
+		bytes         int
+		arrives, wait time.Duration
+	}{
+		{0, 1000, 6 * ms, 0},                 // 1 ms on the line, 5 to travel
+		{0, 1000, 7 * ms, 0},                 // behind the first
+		{0, 10_000, 17 * ms, 0},              // a large one is there when its last byte is
+		{0, 10, 0, 10 * ms},                  // the line is taken for 12 ms
+		{10 * ms, 10, 17*ms + 10*ms/1000, 0}, // a small one of another lane gets its turn
+		{100 * ms, 500, 105*ms + ms/2, 0},    // an idle line
+	} {
+		arrives, wait := at(step.now, step.bytes)
+		if arrives != step.arrives || wait != step.wait {
+			t.Errorf("step %d: arrives %v, wait %v; want %v, %v", i, arrives, wait, step.arrives, step.wait)
+		}
+	}
+	if newLink(0, 0) != nil {
+		t.Error("a fast link is not nil")
+	}
+}
+
+func TestSleeper(t *testing.T) {
+	s := newSleeper()
+	defer s.close()
+	var late []time.Duration
+	for range 50 {
+		began := time.Now()
+		if err := s.sleep(t.Context(), 1300*time.Microsecond); err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(began)
+		if took < 1300*time.Microsecond {
+			t.Fatalf("woke after %v", took)
+		}
+		late = append(late, took-1300*time.Microsecond)
+	}
+	slices.Sort(late)
+	t.Logf("late by %v (median), %v (most)", late[25], late[49])
+	ctx, cancel := context.WithCancel(t.Context())
+	go cancel()
+	if err := s.sleep(ctx, time.Hour); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if err := s.sleep(t.Context(), time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// throughLink sends appends over a link and returns how long they took.
+func throughLink(t *testing.T, send func([]*pb.Message), to *fakeNode, count, size int) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for i := range count {
+		send([]*pb.Message{appendMessage(uint64(i), size)})
+	}
+	to.await(t, "appends", func() bool { return to.steps == count })
+	return time.Since(began)
+}
+
+func TestLinkOverGRPC(t *testing.T) {
+	const delay, rate = 20 * time.Millisecond, 50_000_000
+	for _, chunking := range []string{ChunkNone, ChunkFragment} {
+		cfg := Config{LinkDelay: delay, LinkRate: rate, Chunking: chunking, ChunkSize: 16 << 10}
+		a, b := pair(t, cfg)
+		b.keep = false
+		const count, size = 10, 500_000
+		took := throughLink(t, a.transport.Send, b.fakeNode, count, size)
+		line := time.Duration(float64(count*size) / rate * float64(time.Second))
+		if took < line+delay {
+			t.Errorf("%s: %d bytes took %v, faster than the link's %v", chunking, count*size, took, line+delay)
+		}
+		if took > 2*(line+delay)+time.Second {
+			t.Errorf("%s: %d bytes took %v, the link takes %v", chunking, count*size, took, line+delay)
+		}
+		t.Logf("%s: %v, the link takes %v", chunking, took, line+delay)
+		a.await(t, "queue", func() bool { return a.stat().QueueBytes == 0 })
+	}
+	// One RPC at a time pays the way there and back for each.
+	a, b := pair(t, Config{LinkDelay: delay, Kind: KindUnary})
+	if took := throughLink(t, a.transport.Send, b.fakeNode, 5, 100); took < 9*delay {
+		t.Errorf("five unary frames took %v over a round trip of %v", took, 2*delay)
+	}
+}
+
+// A heartbeat does not wait for what is queued in the log's lane.
+func TestHeartbeatBesideBulk(t *testing.T) {
+	a, b := pair(t, Config{LinkRate: 20_000_000, ChunkSize: 64 << 10})
+	began := time.Now()
+	a.transport.Send([]*pb.Message{appendMessage(5, 10<<20), heartbeat(1, 2)})
+	var first pb.MessageType
+	b.await(t, "heartbeat", func() bool {
+		if len(b.stepped) > 0 {
+			first = b.stepped[0].GetType()
+		}
+		return len(b.stepped) > 0
+	})
+	if first != pb.MsgHeartbeat {
+		t.Errorf("%s came first, after %v", first, time.Since(began))
+	}
+	b.await(t, "append", func() bool { return len(b.stepped) == 2 })
+}
+
+func TestQueue(t *testing.T) {
+	q := newQueue(1000)
+	push := func(size int) string {
+		taken, overflowed := q.push(queued{size: size})
+		return map[[2]bool]string{{true, false}: "taken", {false, true}: "first drop", {false, false}: "drop"}[[2]bool{taken, overflowed}]
+	}
+	for i, step := range []struct {
+		size int
+		want string
+	}{{5000, "taken"}, {1, "first drop"}, {1, "drop"}} {
+		if got := push(step.size); got != step.want {
+			t.Errorf("step %d: %s, want %s", i, got, step.want)
+		}
+	}
+	batch := q.take()
+	if len(batch) != 1 || push(1) != "first drop" {
+		t.Error("what was taken does not count until it is released")
+	}
+	q.release(batch[0].size)
+	for range 10 {
+		if push(100) != "taken" {
+			t.Error("dropped below the limit")
+		}
+	}
+	if push(1) != "first drop" || q.open(false) != 10 || q.bytes.Load() != 0 || push(1) != "drop" {
+		t.Error("a closed queue holds messages")
+	}
+	q.open(true)
+	if push(1) != "taken" {
+		t.Error("an opened queue takes none")
+	}
+	q.putBack([]queued{{size: 7}})
+	if batch := q.take(); len(batch) != 2 || batch[0].size != 7 {
+		t.Error("what was put back is not first")
+	}
+}

@@ -1,0 +1,163 @@
+package transport
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	transportv1 "raftlab/proto/raftlab/transport/v1"
+)
+
+func snap() *pb.Message { return snapshotMessage(func(*pb.SnapshotMetadata) {}) }
+
+func TestSnapshot(t *testing.T) {
+	eachKind(t, func(t *testing.T, cfg Config) {
+		cfg.MaxMessage, cfg.ChunkSize = 4096, 4096
+		a, b := pair(t, cfg)
+		chunk := SnapshotChunk(4096)
+		for i, size := range []int{0, 1, chunk - 1, chunk, chunk + 1, 16 * 4096, 3 << 20} {
+			a.snapshot = randomBytes(size, uint64(i))
+			before := a.stat()
+			a.transport.Send([]*pb.Message{snap()})
+			a.await(t, "report", func() bool { return len(a.reports) == i+1 })
+			if !a.reports[i] || !bytes.Equal(b.taken.Bytes(), a.snapshot) || b.commits != i+1 || b.aborts != 0 {
+				t.Fatalf("%d bytes: reported %v, %d arrived, %d commits", size, a.reports[i], b.taken.Len(), b.commits)
+			}
+			s, want := a.stat(), max(1, (size+chunk-1)/chunk)
+			if n := s.SnapshotChunksSent - before.SnapshotChunksSent; n != uint64(want) {
+				t.Errorf("%d bytes in %d chunks, want %d", size, n, want)
+			}
+			if n := s.SnapshotBytesSent - before.SnapshotBytesSent; n != uint64(size) || s.SnapshotsSent != uint64(i)+1 {
+				t.Errorf("%d bytes: counted %d, %d snapshots", size, n, s.SnapshotsSent)
+			}
+		}
+		if _, largest := b.wire.get(); largest > 4096 {
+			t.Errorf("a message of %d bytes arrived", largest)
+		}
+		if s, r := a.stat(), b.stat(); s.SnapshotChunksSent != r.SnapshotChunksReceived || s.Problem != "" {
+			t.Errorf("%d chunks sent, %d received; problem %q", s.SnapshotChunksSent, r.SnapshotChunksReceived, s.Problem)
+		}
+	})
+}
+
+func TestSnapshotFailures(t *testing.T) {
+	a, b := pair(t, Config{})
+	a.openErr = errors.New("gone")
+	a.transport.Send([]*pb.Message{snap()})
+	a.await(t, "report", func() bool { return len(a.reports) == 1 && a.stat().Problem == "snapshot: open: gone" })
+	a.openErr, a.snapshot = nil, []byte("bad things")
+	a.transport.Send([]*pb.Message{snap()})
+	a.await(t, "report", func() bool { return len(a.reports) == 2 })
+	a.snapshot = []byte("good things")
+	lacking := snapshotMessage(func(m *pb.SnapshotMetadata) { m.ConfState.Voters = []uint64{1, 3} })
+	a.transport.Send([]*pb.Message{lacking})
+	a.await(t, "report", func() bool { return len(a.reports) == 3 })
+	if b.commits != 1 {
+		t.Errorf("%d commits, want the failed one only", b.commits)
+	}
+	a.transport.Send([]*pb.Message{snap()})
+	a.await(t, "report", func() bool { return len(a.reports) == 4 })
+	if want := []bool{false, false, false, true}; !equal(a.reports, want) {
+		t.Errorf("reports %v, want %v", a.reports, want)
+	}
+	b.stop(t)
+	a.transport.Send([]*pb.Message{snap()})
+	a.await(t, "report", func() bool { return len(a.reports) == 5 && !a.reports[4] })
+	stranger := snap()
+	stranger.To = new(uint64(9))
+	a.transport.Send([]*pb.Message{stranger})
+	a.await(t, "report", func() bool { return len(a.reports) == 6 && !a.reports[5] })
+}
+
+func equal(a, b []bool) bool {
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+func TestHostileSnapshots(t *testing.T) {
+	b := startServer(t, 2, Config{})
+	c := raw(t, b)
+	hello(t, c, 5)
+	message, err := proto.Marshal(snap())
+	if err != nil {
+		t.Fatal(err)
+	}
+	vote, err := proto.Marshal(&pb.Message{Type: pb.MsgVote.Enum(), To: new(uint64(2)), From: new(uint64(1)), Term: new(uint64(1))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	offer := func(change func(*transportv1.SnapshotOffer)) *transportv1.SnapshotFrame {
+		o := &transportv1.SnapshotOffer{ClusterId: 77, From: 1, To: 2, ToIncarnation: 1002, Epoch: 5, Message: message, Index: 9, Term: 2}
+		change(o)
+		return &transportv1.SnapshotFrame{Offer: o}
+	}
+	good := func(*transportv1.SnapshotOffer) {}
+	data := []byte("data")
+	chunk := func(offset uint64, crc uint32) *transportv1.SnapshotFrame {
+		return &transportv1.SnapshotFrame{Offset: offset, Data: data, Crc32C: crc}
+	}
+	for name, test := range map[string]struct {
+		frames []*transportv1.SnapshotFrame
+		code   codes.Code
+	}{
+		"no offer":            {[]*transportv1.SnapshotFrame{chunk(0, checksum(data))}, codes.InvalidArgument},
+		"no Hello":            {[]*transportv1.SnapshotFrame{offer(func(o *transportv1.SnapshotOffer) { o.Epoch = 6 })}, codes.PermissionDenied},
+		"another cluster":     {[]*transportv1.SnapshotFrame{offer(func(o *transportv1.SnapshotOffer) { o.ClusterId = 78 })}, codes.FailedPrecondition},
+		"another incarnation": {[]*transportv1.SnapshotFrame{offer(func(o *transportv1.SnapshotOffer) { o.ToIncarnation = 7 })}, codes.FailedPrecondition},
+		"junk":                {[]*transportv1.SnapshotFrame{offer(func(o *transportv1.SnapshotOffer) { o.Message = []byte{0xff} })}, codes.InvalidArgument},
+		"a vote":              {[]*transportv1.SnapshotFrame{offer(func(o *transportv1.SnapshotOffer) { o.Message = vote })}, codes.InvalidArgument},
+		"checksum":            {[]*transportv1.SnapshotFrame{offer(good), chunk(0, 1)}, codes.DataLoss},
+		"gap":                 {[]*transportv1.SnapshotFrame{offer(good), chunk(4, checksum(data))}, codes.InvalidArgument},
+		"two offers":          {[]*transportv1.SnapshotFrame{offer(good), offer(good)}, codes.InvalidArgument},
+		"no end":              {[]*transportv1.SnapshotFrame{offer(good), chunk(0, checksum(data))}, codes.InvalidArgument},
+	} {
+		stream, err := c.Snapshot(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range test.frames {
+			if err := stream.Send(f); err != nil {
+				break
+			}
+		}
+		if err := stream.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		if status.Code(err) != test.code {
+			t.Errorf("%s: %v, want %v", name, err, test.code)
+		}
+	}
+	if b.commits != 0 || b.aborts != 4 {
+		t.Errorf("%d commits, %d aborts", b.commits, b.aborts)
+	}
+	// The place of the last one is free again.
+	deadline := time.Now().Add(5 * time.Second)
+	for len(b.transport.(*server).activeSnapshots()) > 0 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if n := len(b.transport.(*server).activeSnapshots()); n != 0 {
+		t.Errorf("%d snapshots active", n)
+	}
+}
+
+func (s *server) activeSnapshots() (ids []uint64) {
+	s.inbound.mu.Lock()
+	defer s.inbound.mu.Unlock()
+	for id := range s.inbound.active {
+		ids = append(ids, id)
+	}
+	return ids
+}
