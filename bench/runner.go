@@ -72,18 +72,18 @@ func schedule(m *Matrix, blocks int, seed uint64, profiles bool) []job {
 	return jobs
 }
 
-// What a trial takes beside warm-up and window, by topology; measured on two
-// cores and rounded up.
+// What a trial takes beside warm-up and window, by topology: start, preload, read
+// back, take down. Measured on two cores that others used too.
 var overheads = map[string]time.Duration{
-	TopologyInProcess:     100 * time.Millisecond,
-	TopologyInProcessGRPC: 150 * time.Millisecond,
-	TopologyProcesses:     350 * time.Millisecond,
+	TopologyInProcess:     80 * time.Millisecond,
+	TopologyInProcessGRPC: 130 * time.Millisecond,
+	TopologyProcesses:     180 * time.Millisecond,
 	TopologyExternal:      50 * time.Millisecond,
 }
 
 const (
-	wireOverhead    = 50 * time.Millisecond
-	profileOverhead = 150 * time.Millisecond
+	wireOverhead    = 40 * time.Millisecond
+	profileOverhead = 250 * time.Millisecond
 )
 
 // Budget is the number of trials of a run and the time that they will take.
@@ -119,20 +119,25 @@ type runner struct {
 	done int
 	// hopeless variants could not do the work once and are not tried again.
 	hopeless map[int]string
-	// failed counts trials in a row that did not even start.
+	// failed counts trials in a row that did not even start, starts those of each
+	// variant.
 	failed int
+	starts map[int]int
 }
 
-// Trials in a row that fail to start before a run gives up: what fails is then
-// not chance.
-const giveUpAfter = 3
+// Trials that fail to start before a run gives up, when they come in a row, and
+// before it gives up on a variant: what fails is then not chance.
+const (
+	giveUpAfter   = 3
+	giveUpVariant = 2
+)
 
 // Execute does all trials of an experiment. The run folder is up to date after
 // each. When ctx ends, the trial under way is dropped, and the run returned with
 // the context's error; it stays incomplete.
 func Execute(ctx context.Context, o Options) (*Run, error) {
 	e := o.Experiment
-	r := &runner{Options: o, hopeless: map[int]string{}}
+	r := &runner{Options: o, hopeless: map[int]string{}, starts: map[int]int{}}
 	r.jobs = schedule(o.Matrix, e.Measure.Blocks, o.Seed, !o.NoProfiles)
 	r.run = &Run{
 		Schema: Schema, ID: o.ID, Command: o.Command, Seed: o.Seed, Started: time.Now(),
@@ -223,6 +228,8 @@ func (r *runner) trial(ctx context.Context, v *Planned, j job) (Trial, error) {
 			return t, fmt.Errorf("%s: %w", v.Name, err)
 		}
 		t.Valid, t.Problem = false, err.Error()
+		r.starts[j.variant]++
+		t.Viable = r.starts[j.variant] < giveUpVariant
 		return t, nil
 	}
 	r.failed = 0

@@ -24,7 +24,7 @@ import (
 const drainTime = 2 * time.Second
 
 // How long a trial's cluster may take to be ready.
-const startTime = 20 * time.Second
+const startTime = 10 * time.Second
 
 // rig is one trial's set-up: a fresh cluster or echo server, and the target
 // that drives it.
