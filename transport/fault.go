@@ -30,8 +30,7 @@ type link struct {
 	free time.Time // when the line has carried all it was given
 }
 
-// linkAhead is how far in advance frames get onto the line, so that it never
-// stands idle because a goroutine woke late.
+// linkAhead is how far in advance frames get onto the line, which saves wake-ups.
 const linkAhead = 2 * time.Millisecond
 
 func newLink(delay time.Duration, rate int64) *link {
@@ -41,15 +40,17 @@ func newLink(delay time.Duration, rate int64) *link {
 	return &link{delay: delay, rate: rate}
 }
 
-// put puts a frame of that size onto the line, if it is free soon enough, and
-// returns when the frame arrives. Otherwise wait is how long to wait before
-// trying again.
-func (l *link) put(now time.Time, bytes int) (arrives time.Time, wait time.Duration) {
+// put puts a frame of that size, which has been waiting since ready, onto the
+// line, if it is free soon enough, and returns when the frame arrives. Otherwise
+// wait is how long to wait before trying again. A frame that finds the line
+// free later than it was, because its goroutine woke late, is carried as if it
+// had been in time.
+func (l *link) put(ready, now time.Time, bytes int) (arrives time.Time, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// Before the subtraction: from the zero time it would overflow.
-	if l.free.Before(now) {
-		l.free = now
+	if l.free.Before(ready) {
+		l.free = ready
 	}
 	if wait = l.free.Sub(now) - linkAhead; wait > 0 {
 		return time.Time{}, wait
@@ -61,9 +62,9 @@ func (l *link) put(now time.Time, bytes int) (arrives time.Time, wait time.Durat
 }
 
 // admit blocks until a frame is on the line, and returns when it arrives.
-func (l *link) admit(ctx context.Context, s *sleeper, bytes int) (time.Time, error) {
+func (l *link) admit(ctx context.Context, s *sleeper, ready time.Time, bytes int) (time.Time, error) {
 	for {
-		arrives, wait := l.put(time.Now(), bytes)
+		arrives, wait := l.put(ready, time.Now(), bytes)
 		if wait <= 0 {
 			return arrives, nil
 		}
@@ -74,8 +75,8 @@ func (l *link) admit(ctx context.Context, s *sleeper, bytes int) (time.Time, err
 }
 
 // carry blocks until a frame has arrived at the far end.
-func (l *link) carry(ctx context.Context, s *sleeper, bytes int) error {
-	arrives, err := l.admit(ctx, s, bytes)
+func (l *link) carry(ctx context.Context, s *sleeper, ready time.Time, bytes int) error {
+	arrives, err := l.admit(ctx, s, ready, bytes)
 	if err != nil {
 		return err
 	}

@@ -14,8 +14,8 @@ import (
 func TestLinkModel(t *testing.T) {
 	start := time.Unix(1000, 0)
 	l := newLink(5*time.Millisecond, 1_000_000)
-	at := func(now time.Duration, bytes int) (time.Duration, time.Duration) {
-		arrives, wait := l.put(start.Add(now), bytes)
+	at := func(ready, now time.Duration, bytes int) (time.Duration, time.Duration) {
+		arrives, wait := l.put(start.Add(ready), start.Add(now), bytes)
 		if wait > 0 {
 			return 0, wait
 		}
@@ -23,18 +23,19 @@ func TestLinkModel(t *testing.T) {
 	}
 	ms := time.Millisecond
 	for i, step := range []struct {
-		now           time.Duration
+		ready, now    time.Duration
 		bytes         int
 		arrives, wait time.Duration
 	}{
-		{0, 1000, 6 * ms, 0},                 // 1 ms on the line, 5 to travel
-		{0, 1000, 7 * ms, 0},                 // behind the first
-		{0, 10_000, 17 * ms, 0},              // a large one is there when its last byte is
-		{0, 10, 0, 10 * ms},                  // the line is taken for 12 ms
-		{10 * ms, 10, 17*ms + 10*ms/1000, 0}, // a small one of another lane gets its turn
-		{100 * ms, 500, 105*ms + ms/2, 0},    // an idle line
+		{0, 0, 1000, 6 * ms, 0},                       // 1 ms on the line, 5 to travel
+		{0, 0, 1000, 7 * ms, 0},                       // behind the first
+		{0, 0, 10_000, 17 * ms, 0},                    // a large one is there when its last byte is
+		{0, 0, 10, 0, 10 * ms},                        // the line is taken for 12 ms
+		{10 * ms, 10 * ms, 10, 17*ms + 10*ms/1000, 0}, // a small one of another lane gets its turn
+		{100 * ms, 100 * ms, 500, 105*ms + ms/2, 0},   // an idle line
+		{100 * ms, 130 * ms, 500, 106 * ms, 0},        // its goroutine woke late
 	} {
-		arrives, wait := at(step.now, step.bytes)
+		arrives, wait := at(step.ready, step.now, step.bytes)
 		if arrives != step.arrives || wait != step.wait {
 			t.Errorf("step %d: arrives %v, wait %v; want %v, %v", i, arrives, wait, step.arrives, step.wait)
 		}
@@ -149,7 +150,7 @@ func TestQueue(t *testing.T) {
 			t.Error("dropped below the limit")
 		}
 	}
-	if push(1) != "first drop" || q.open(false) != 10 || q.bytes.Load() != 0 || push(1) != "drop" {
+	if push(1) != "drop" || q.open(false) != 10 || q.bytes.Load() != 0 || push(1) != "drop" {
 		t.Error("a closed queue holds messages")
 	}
 	q.open(true)

@@ -270,7 +270,7 @@ func (l *lane) send(ctx context.Context, c carrier, line *delayLine[inFlight], q
 		switch {
 		case line != nil:
 			var at time.Time
-			if at, err = p.link.admit(ctx, l.sleeper, frames[i].Size()); err != nil {
+			if at, err = p.link.admit(ctx, l.sleeper, q.at, frames[i].Size()); err != nil {
 				return err
 			}
 			f := inFlight{frame: frames[i]}
@@ -279,7 +279,7 @@ func (l *lane) send(ctx context.Context, c carrier, line *delayLine[inFlight], q
 			}
 			line.put(at, f)
 		case p.link != nil: // unary: the next RPC begins when this one's answer has come back
-			if err = p.link.carry(ctx, l.sleeper, frames[i].Size()); err != nil {
+			if err = p.link.carry(ctx, l.sleeper, time.Now(), frames[i].Size()); err != nil {
 				return err
 			}
 			if err = c.send(&frames[i]); err != nil {

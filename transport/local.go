@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 
@@ -113,7 +114,7 @@ func (t *localNode) Send(messages []*pb.Message) {
 		case p.line == nil:
 			p.deliver(m)
 		default:
-			if taken, overflowed := p.queue.push(queued{message: m, size: messageSize(m)}); !taken {
+			if taken, overflowed := p.queue.push(queuedMessage(m, p.link)); !taken {
 				p.count.messagesDropped.Add(1)
 				if overflowed {
 					t.handler.ReportUnreachable(p.ID)
@@ -266,7 +267,7 @@ func (p *localPeer) feed() {
 			}
 		}
 		for _, q := range batch {
-			at, err := p.link.admit(p.ctx, s, q.size)
+			at, err := p.link.admit(p.ctx, s, q.at, q.size)
 			if err != nil {
 				return
 			}
@@ -357,7 +358,7 @@ func (p *localPeer) copySnapshot(m *pb.Message) error {
 	for {
 		n, err := readChunk(from, buf)
 		if err == nil && p.link != nil {
-			err = p.link.carry(p.ctx, s, n)
+			err = p.link.carry(p.ctx, s, time.Now(), n)
 		}
 		if err == nil && (p.ctx.Err() != nil || p.receiver() != to) {
 			err = errCutOff

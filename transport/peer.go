@@ -77,7 +77,7 @@ func (p *peer) send(m *pb.Message) {
 		return
 	}
 	l := p.lanes[min(laneOf(m), len(p.lanes)-1)]
-	taken, overflowed := l.queue.push(queued{message: m, size: messageSize(m)})
+	taken, overflowed := l.queue.push(queuedMessage(m, p.link))
 	if !taken {
 		p.count.messagesDropped.Add(1)
 	}

@@ -3,6 +3,7 @@ package transport
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 )
@@ -10,7 +11,17 @@ import (
 // queued is a message that waits in a lane.
 type queued struct {
 	message *pb.Message
-	size    int // encoded bytes, unsplit
+	size    int       // encoded bytes, unsplit
+	at      time.Time // when it was queued; only with a link
+}
+
+// queuedMessage is a message as it enters a lane.
+func queuedMessage(m *pb.Message, l *link) queued {
+	q := queued{message: m, size: messageSize(m)}
+	if l != nil {
+		q.at = time.Now()
+	}
+	return q
 }
 
 // messageSize is the encoded size of a message in one frame.

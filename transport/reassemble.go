@@ -25,7 +25,7 @@ const (
 	maxFragmentAge = 30 * time.Second
 	// allocateAhead times its first piece is what is allocated for an entry: what
 	// a mere declaration costs stays in proportion to what was sent for it.
-	allocateAhead = 16
+	allocateAhead = 32
 )
 
 // Reassembler puts entries together that travelled as fragments. It is bounded

@@ -202,7 +202,7 @@ func (t *transfer) send(ctx context.Context, f *transportv1.SnapshotFrame, s *sl
 		}
 		// Pipelined: the line's time is waited for, its delay is one for all, and
 		// small against a snapshot.
-		at, err := p.link.admit(ctx, s, proto.Size(f))
+		at, err := p.link.admit(ctx, s, time.Now(), proto.Size(f))
 		if err == nil && (f.GetOffer() != nil || f.GetLast()) {
 			err = s.sleep(ctx, time.Until(at))
 		}

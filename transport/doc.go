@@ -1,0 +1,80 @@
+// Package transport carries raft messages between the nodes of a cluster. It
+// knows raftpb and gRPC, and nothing of keys and values.
+//
+// # The way of a message
+//
+// The node above hands messages to Transport.Send, on its raft goroutine, and
+// never waits. What happens then, file by file:
+//
+//	Send            server.go      finds the peer by To
+//	queue           queue.go       one for each lane, bounded in bytes and count
+//	lane            lane.go        its goroutine takes all that waits, and for each message:
+//	  Chunker       plan.go        plans frames, each within the peer's limit
+//	  link          fault.go       holds them as a slower network would, if asked to
+//	  carrier       stream.go      hands them to one long-lived stream,
+//	                unary.go       or to one RPC each
+//	  Codec         codec.go       which turn them into bytes (wire.go: within gRPC)
+//	                --- the network ---
+//	  Codec         decode.go      and back
+//	receive         receive.go     checks who sends
+//	  Reassembler   reassemble.go  puts an entry together that came in pieces
+//	  Validate      validate.go    refuses what raft would choke on
+//	Handler.Step                   hands it up, on the stream's goroutine
+//
+// A MsgSnap takes another way: snapshot.go streams what Handler.OpenSnapshot
+// reads, in chunks, to accept.go, which writes it to Handler.AcceptSnapshot's
+// writer. It always ends in Handler.ReportSnapshot.
+//
+// Network (local.go) stands for all of this within one process.
+//
+// # Peers and connections
+//
+// Each peer has two lanes, control and log, with a connection each (LanesSplit),
+// or one (LanesShared), and a third connection once a snapshot is sent. Every
+// connection begins with Hello (hello.go): who calls, whom it means to reach and
+// with which incarnation of its memory, and how large a message may be. It is
+// kept until it breaks; PeerStats.Dials stands still meanwhile. After that the
+// lane drops what it is given, reports the peer once, and calls again, at
+// growing intervals of up to a second, when there is something to send.
+//
+// A node that a caller knows under another incarnation has lost its memory: it
+// must not vote or acknowledge under its old id. Each side refuses the other,
+// and the node, when it is in no cluster as far as it knows, is told through
+// Handler.Refused to end.
+//
+// # Frames and limits
+//
+// A Frame is one gRPC message. Its size is known exactly before it is sent
+// (frame.go), since gRPC ends the whole stream over one that is too large.
+// Everything that is in each frame has a fixed width, so MaxEntryBytes says
+// which entries fit before they have an index: an entry of exactly that size
+// makes a frame of exactly the limit.
+//
+// What happens to a message that is too large is the Chunker's choice, one value
+// for each name of the chunking knob. chunk-size is what bounded, count and
+// fragment aim at; the peer's receive limit is what nothing may pass. Under
+// bounded and count, one entry larger than chunk-size has no seam to be cut at
+// and travels alone, up to the receive limit; under fragment it is cut into
+// pieces of the chunk size. Strategies none and raft don't split and reactive
+// doesn't read chunk-size.
+//
+// A peer that can't be sent what it needs is shown with PeerStats.Problem
+// "cannot follow: message N > limit L"; such messages end at Plan, and nothing
+// goes over the wire. Handler.EntryLimit tells the node above which entries not
+// to propose.
+//
+// Strategy reactive ignores the limit that Hello told, to show what learning by
+// failure costs. It keeps what the peer has not acknowledged; when the peer's
+// gRPC refuses a frame, it reads the limit from the refusal (or halves, if the
+// text tells none), opens the stream anew on the same connection, and sends
+// again what the peer does not have.
+//
+// # What is not trusted
+//
+// Frames are taken only from callers that said Hello. All sizes that a frame
+// declares are checked before anything is allocated for them, and the memory
+// that unfinished fragments hold is bounded by peer, in total and by age. Errors
+// carry gRPC codes: PermissionDenied for a sender who is not who he says,
+// InvalidArgument for what is malformed, DataLoss for a wrong checksum,
+// ResourceExhausted for a cap. The node stays up.
+package transport
