@@ -21,7 +21,7 @@ type kvService struct {
 
 // Put implements KV.
 func (s *kvService) Put(ctx context.Context, req *kvv1.PutRequest) (*kvv1.WriteResponse, error) {
-	if err := checkKey(req.GetKey()); err != nil {
+	if err := checkItem(req.GetKey(), req.GetValue()); err != nil {
 		return nil, s.errors.status(err)
 	}
 	r, err := propose(ctx, s.replica, kv.Command{Kind: kv.KindPut, Key: req.GetKey(), Value: req.GetValue()})
@@ -80,7 +80,7 @@ func (s *kvService) Delete(ctx context.Context, req *kvv1.DeleteRequest) (*kvv1.
 
 // CompareAndSwap implements KV.
 func (s *kvService) CompareAndSwap(ctx context.Context, req *kvv1.CompareAndSwapRequest) (*kvv1.CompareAndSwapResponse, error) {
-	if err := checkKey(req.GetKey()); err != nil {
+	if err := checkItem(req.GetKey(), req.GetValue()); err != nil {
 		return nil, s.errors.status(err)
 	}
 	r, err := propose(ctx, s.replica, kv.Command{

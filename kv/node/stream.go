@@ -88,8 +88,12 @@ func (x *exchange) release() {
 // all linearizable reads.
 func (x *exchange) start(r consensus) {
 	barriers := false
+	tooMany := checkOperations(len(x.request.GetOperations()))
 	for i, op := range x.request.GetOperations() {
 		cmd, err := command(op)
+		if tooMany != nil {
+			err = tooMany
+		}
 		switch {
 		case err != nil:
 			x.results[i].Error = x.errors.operation(err)

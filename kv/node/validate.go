@@ -9,6 +9,29 @@ import (
 // value is bounded by what an entry may be.
 const maxKeyBytes = 64 << 10
 
+// maxOperations bounds a Batch and a message of a Stream: a decoded operation
+// takes many times the bytes that it travels in.
+const maxOperations = 1 << 16
+
+// checkItem refuses what the store would not take, or could not put in a
+// snapshot.
+func checkItem(key, value []byte) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	if n := len(key) + len(value); n > kv.MaxItemSize {
+		return invalidf("key and value of %d bytes exceed the limit of %d bytes", n, kv.MaxItemSize)
+	}
+	return nil
+}
+
+func checkOperations(n int) error {
+	if n > maxOperations {
+		return invalidf("operations has %d elements, which exceeds the limit of %d", n, maxOperations)
+	}
+	return nil
+}
+
 // checkKey refuses keys that the store would not take.
 func checkKey(key []byte) error {
 	switch {
@@ -65,7 +88,7 @@ func command(op *kvv1.Operation) (kv.Command, error) {
 	if kind == 0 {
 		return kv.Command{}, invalidf("kind %d is not one of put (1), get (2), delete (3), compare-and-swap (4)", op.GetKind())
 	}
-	if err := checkKey(op.GetKey()); err != nil {
+	if err := checkItem(op.GetKey(), op.GetValue()); err != nil {
 		return kv.Command{}, err
 	}
 	if err := checkConsistency(op.GetConsistency()); err != nil {
@@ -80,6 +103,9 @@ func command(op *kvv1.Operation) (kv.Command, error) {
 func batchCommand(ops []*kvv1.Operation) (kv.Command, error) {
 	if len(ops) == 0 {
 		return kv.Command{}, invalidf("operations is empty; a batch needs at least 1")
+	}
+	if err := checkOperations(len(ops)); err != nil {
+		return kv.Command{}, err
 	}
 	steps := make([]kv.Command, len(ops))
 	for i, op := range ops {
