@@ -175,18 +175,21 @@ var stateProfiles = []string{"heap", "goroutine"}
 
 var sumProfiles = []string{"allocs", "mutex", "block"}
 
-// Rates of the mutex and block profiles while a profile trial runs.
-const (
-	mutexFraction = 100
-	blockNanos    = 10_000
-)
+// Rates at which the mutex profile (one contention in so many) and the block
+// profile (a sample per so many nanoseconds blocked) are collected in a profile
+// trial.
+var rates = map[string]int{"mutex": 100, "block": 10_000}
+
+// keepRate leaves the rate of a profile as it is.
+const keepRate = -1
 
 // source is a process whose profiles can be had.
 type source interface {
 	// cpu profiles the CPU for the given time, which is whole seconds.
 	cpu(ctx context.Context, d time.Duration) ([]byte, error)
-	// lookup returns a profile of the given kind as it is now.
-	lookup(ctx context.Context, kind string) ([]byte, error)
+	// lookup returns a profile of the given kind as it is now. A rate of 0 or more
+	// is what the kind is collected at from then on.
+	lookup(ctx context.Context, kind string, rate int) ([]byte, error)
 }
 
 // remote is a process with a debug port.
@@ -196,7 +199,10 @@ func (r remote) cpu(ctx context.Context, d time.Duration) ([]byte, error) {
 	return r.get(ctx, "profile?seconds="+strconv.Itoa(int(d/time.Second)))
 }
 
-func (r remote) lookup(ctx context.Context, kind string) ([]byte, error) {
+func (r remote) lookup(ctx context.Context, kind string, rate int) ([]byte, error) {
+	if rate >= 0 {
+		kind += "?rate=" + strconv.Itoa(rate)
+	}
 	return r.get(ctx, kind)
 }
 
@@ -238,7 +244,13 @@ func (local) cpu(ctx context.Context, d time.Duration) ([]byte, error) {
 	return b.Bytes(), ctx.Err()
 }
 
-func (local) lookup(_ context.Context, kind string) ([]byte, error) {
+func (local) lookup(_ context.Context, kind string, rate int) ([]byte, error) {
+	switch {
+	case rate >= 0 && kind == "mutex":
+		runtime.SetMutexProfileFraction(rate)
+	case rate >= 0 && kind == "block":
+		runtime.SetBlockProfileRate(rate)
+	}
 	var b bytes.Buffer
 	err := pprof.Lookup(kind).WriteTo(&b, 0)
 	return b.Bytes(), err
@@ -273,11 +285,9 @@ func newCapture(folder *Folder, variant, self string, debug map[string]string, w
 
 // begin starts the CPU profiles, which end by themselves.
 func (c *capture) begin(ctx context.Context) {
-	runtime.SetMutexProfileFraction(mutexFraction)
-	runtime.SetBlockProfileRate(blockNanos)
 	for name, src := range c.sources {
 		c.wg.Go(func() {
-			sums := c.lookup(ctx, name, src, sumProfiles)
+			sums := c.lookup(ctx, name, src, sumProfiles, func(kind string) int { return rates[kind] })
 			cpu, err := src.cpu(ctx, c.window)
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -289,10 +299,16 @@ func (c *capture) begin(ctx context.Context) {
 	}
 }
 
-func (c *capture) lookup(ctx context.Context, name string, src source, kinds []string) map[string][]byte {
+// lookup takes the profiles of these kinds, and sets their rates where they have
+// one.
+func (c *capture) lookup(ctx context.Context, name string, src source, kinds []string, rate func(kind string) int) map[string][]byte {
 	found := map[string][]byte{}
 	for _, kind := range kinds {
-		p, err := src.lookup(ctx, kind)
+		set := keepRate
+		if _, rated := rates[kind]; rated {
+			set = rate(kind)
+		}
+		p, err := src.lookup(ctx, kind, set)
 		if err != nil {
 			c.mu.Lock()
 			c.errs = append(c.errs, fmt.Errorf("%s profile of %s: %w", kind, name, err))
@@ -308,8 +324,7 @@ func (c *capture) lookup(ctx context.Context, name string, src source, kinds []s
 // returns their names in the run folder.
 func (c *capture) end(ctx context.Context) ([]string, error) {
 	c.wg.Wait()
-	runtime.SetMutexProfileFraction(0)
-	runtime.SetBlockProfileRate(0)
+	off := func(string) int { return 0 }
 	var files []string
 	write := func(process, kind string, data []byte) {
 		if len(data) == 0 {
@@ -329,10 +344,10 @@ func (c *capture) end(ctx context.Context) ([]string, error) {
 	for _, name := range slices.Sorted(maps.Keys(c.sources)) {
 		src := c.sources[name]
 		write(name, "cpu", c.cpu[name])
-		for kind, data := range c.lookup(ctx, name, src, stateProfiles) {
+		for kind, data := range c.lookup(ctx, name, src, stateProfiles, off) {
 			write(name, kind, data)
 		}
-		for kind, after := range c.lookup(ctx, name, src, sumProfiles) {
+		for kind, after := range c.lookup(ctx, name, src, sumProfiles, off) {
 			data, err := difference(c.before[name][kind], after)
 			if err != nil {
 				c.errs = append(c.errs, fmt.Errorf("%s profile of %s: %w", kind, name, err))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"net/http/pprof"
+	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +23,8 @@ func newDebugServer(cfg Config) *http.Server {
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/mutex", rated("mutex", func(n int) { runtime.SetMutexProfileFraction(n) }))
+	mux.HandleFunc("/debug/pprof/block", rated("block", runtime.SetBlockProfileRate))
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
@@ -41,6 +45,23 @@ func newDebugServer(cfg Config) *http.Server {
 			}
 			mux.ServeHTTP(w, r)
 		}),
+	}
+}
+
+// rated serves a profile that the runtime collects only once a rate is set: the
+// query "rate" sets it, so that a first request starts the collecting and a later
+// one, with rate=0, ends it.
+func rated(profile string, setRate func(int)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if text := r.FormValue("rate"); text != "" {
+			rate, err := strconv.Atoi(text)
+			if err != nil || rate < 0 {
+				http.Error(w, "rate "+strconv.Quote(text)+" is not a whole number of 0 or more", http.StatusBadRequest)
+				return
+			}
+			setRate(rate)
+		}
+		pprof.Handler(profile).ServeHTTP(w, r)
 	}
 }
 
