@@ -53,12 +53,12 @@ func appendFramePrefix(dst []byte, f *Frame) (prefix, body []byte) {
 	if f.Message != nil {
 		padded := f.padded()
 		dst = appendTag(dst, 2, protowire.BytesType)
-		dst = binary.AppendUvarint(dst, uint64(headerSize(f.Message, padded))) //nolint:gosec // size
+		dst = binary.AppendUvarint(dst, uint64(headerSize(f.Message, padded)))
 		dst = appendHeader(dst, f.Message, padded)
 	}
 	for _, e := range f.Entries {
 		dst = appendTag(dst, 3, protowire.BytesType)
-		dst = binary.AppendUvarint(dst, uint64(entrySize(e))) //nolint:gosec // size
+		dst = binary.AppendUvarint(dst, uint64(entrySize(e)))
 		dst = appendEntryHead(dst, e)
 		dst = append(dst, e.Data...)
 	}
@@ -67,14 +67,14 @@ func appendFramePrefix(dst []byte, f *Frame) (prefix, body []byte) {
 	}
 	p := &f.Fragment
 	dst = appendTag(dst, 4, protowire.BytesType)
-	dst = binary.AppendUvarint(dst, uint64(fragmentSize(p))) //nolint:gosec // size
+	dst = binary.AppendUvarint(dst, uint64(fragmentSize(p)))
 	dst = appendFixed64(dst, 1, p.Message)
 	if p.Offset > 0 {
 		dst = appendFixed64(dst, 2, p.Offset)
 	}
 	dst = appendFixed64(dst, 3, p.Total)
 	dst = appendTag(dst, 4, protowire.BytesType)
-	dst = binary.AppendUvarint(dst, uint64(p.Len())) //nolint:gosec // size
+	dst = binary.AppendUvarint(dst, uint64(p.Len()))
 	dst = append(dst, p.head...)
 	if len(p.body) == 0 {
 		return appendFrameSuffix(dst, f), nil
@@ -96,7 +96,7 @@ func appendStamps(dst []byte, f *Frame) []byte {
 }
 
 func appendTag(dst []byte, number protowire.Number, t protowire.Type) []byte {
-	return append(dst, byte(number)<<3|byte(t)) //nolint:gosec // numbers below 16
+	return append(dst, byte(number)<<3|byte(t))
 }
 
 func appendFixed64(dst []byte, number protowire.Number, v uint64) []byte {
@@ -128,7 +128,7 @@ func appendHeader(dst []byte, m *pb.Message, padded bool) []byte {
 	}
 	if m.Type != nil {
 		dst = appendTag(dst, 1, protowire.VarintType)
-		dst = binary.AppendUvarint(dst, uint64(*m.Type)) //nolint:gosec // enum values are not negative here
+		dst = binary.AppendUvarint(dst, uint64(*m.Type))
 	}
 	number(2, m.To)
 	number(3, m.From)
@@ -155,7 +155,7 @@ func protowireBool(v bool) byte { return byte(protowire.EncodeBool(v)) }
 func appendEntryHead(dst []byte, e *pb.Entry) []byte {
 	if e.Type != nil {
 		dst = appendTag(dst, 1, protowire.VarintType)
-		dst = binary.AppendUvarint(dst, uint64(*e.Type)) //nolint:gosec // enum values are not negative here
+		dst = binary.AppendUvarint(dst, uint64(*e.Type))
 	}
 	if e.Term != nil {
 		dst = appendTag(dst, 2, protowire.VarintType)

@@ -3,6 +3,7 @@ package transport
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -15,12 +16,12 @@ func (AppendCodec) Decode(src []byte, f *Frame) error {
 	entries := 0
 	r := reader{rest: src}
 	for r.next() {
-		switch r.number {
+		switch int(r.number) {
 		case 1, 7, 8, 9:
 			if !r.want(protowire.Fixed64Type) {
 				break
 			}
-			switch r.number {
+			switch int(r.number) {
 			case 1:
 				f.Sequence = r.value
 			case 7:
@@ -34,7 +35,7 @@ func (AppendCodec) Decode(src []byte, f *Frame) error {
 			if !r.want(protowire.BytesType) {
 				break
 			}
-			switch r.number {
+			switch int(r.number) {
 			case 2:
 				header = r.bytes
 			case 3:
@@ -81,7 +82,7 @@ func decodeHeader(src []byte) (*pb.Message, error) {
 	for r.next() {
 		if r.number == 12 {
 			if r.want(protowire.BytesType) {
-				m.Context = r.bytes[:len(r.bytes):len(r.bytes)]
+				m.Context = slices.Clip(r.bytes)
 			}
 			continue
 		}
@@ -91,7 +92,7 @@ func decodeHeader(src []byte) (*pb.Message, error) {
 		if r.number > 13 || !r.want(protowire.VarintType) {
 			continue
 		}
-		switch r.number {
+		switch int(r.number) {
 		case 1:
 			if r.value > math.MaxInt32 {
 				return nil, fmt.Errorf("%w: message type %d", ErrMalformed, r.value)
@@ -157,14 +158,14 @@ func decodeEntry(src []byte, s *entrySlab) error {
 	for r.next() {
 		if r.number == 4 {
 			if r.want(protowire.BytesType) {
-				s.entry.Data = r.bytes[:len(r.bytes):len(r.bytes)]
+				s.entry.Data = slices.Clip(r.bytes)
 			}
 			continue
 		}
 		if r.number > 4 || !r.want(protowire.VarintType) {
 			continue
 		}
-		switch r.number {
+		switch int(r.number) {
 		case 1:
 			if r.value > math.MaxInt32 {
 				return fmt.Errorf("%w: entry type %d", ErrMalformed, r.value)
@@ -183,12 +184,12 @@ func decodeEntry(src []byte, s *entrySlab) error {
 func decodeFragment(src []byte, p *Fragment) error {
 	r := reader{rest: src}
 	for r.next() {
-		switch r.number {
+		switch int(r.number) {
 		case 1, 2, 3:
 			if !r.want(protowire.Fixed64Type) {
 				break
 			}
-			switch r.number {
+			switch int(r.number) {
 			case 1:
 				p.Message = r.value
 			case 2:
@@ -202,7 +203,7 @@ func decodeFragment(src []byte, p *Fragment) error {
 			}
 		case 5:
 			if r.want(protowire.Fixed32Type) {
-				p.CRC = uint32(r.value) //nolint:gosec // a fixed32
+				p.CRC = uint32(r.value)
 			}
 		}
 	}

@@ -98,7 +98,7 @@ func entrySize(e *pb.Entry) int {
 func entryHeadSize(e *pb.Entry) int {
 	n := 0
 	if e.Type != nil {
-		n += 1 + varintSize(uint64(*e.Type)) //nolint:gosec // enum values are not negative here
+		n += 1 + varintSize(uint64(*e.Type))
 	}
 	if e.Term != nil {
 		n += 1 + varintSize(*e.Term)
@@ -130,7 +130,7 @@ func headerSize(m *pb.Message, padded bool) int {
 		}
 	}
 	if m.Type != nil {
-		n += 1 + varintSize(uint64(*m.Type)) //nolint:gosec // enum values are not negative here
+		n += 1 + varintSize(uint64(*m.Type))
 	}
 	number(m.To)
 	number(m.From)

@@ -80,8 +80,11 @@ func (n *fakeNode) ReportUnreachable(id uint64) { n.change(func() { n.down[id]++
 func (n *fakeNode) ReportSnapshot(_ uint64, ok bool) {
 	n.change(func() { n.reports = append(n.reports, ok) })
 }
+
 func (n *fakeNode) EntryLimit(bytes uint64) { n.change(func() { n.limits = append(n.limits, bytes) }) }
-func (n *fakeNode) Refused(err error)       { n.change(func() { n.refused = append(n.refused, err) }) }
+
+func (n *fakeNode) Refused(err error) { n.change(func() { n.refused = append(n.refused, err) }) }
+
 func (n *fakeNode) OpenSnapshot(*pb.Message) (io.ReadCloser, error) {
 	if n.openErr != nil {
 		return nil, n.openErr

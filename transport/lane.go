@@ -166,7 +166,7 @@ func (l *lane) fail(err error) {
 		l.sent[i] = unacknowledged{}
 	}
 	l.sent = l.sent[:0]
-	p.count.messagesDropped.Add(uint64(l.queue.open(false))) //nolint:gosec // a count
+	p.count.messagesDropped.Add(uint64(l.queue.open(false)))
 	p.unreachable()
 }
 

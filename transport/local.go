@@ -285,7 +285,7 @@ func (t *localNode) Stats() []PeerStats {
 		s := &stats[i]
 		p.count.fill(s)
 		s.ID, s.Address, s.Connected = p.ID, p.Address, t.network.between(t, p.ID) != nil
-		s.QueueBytes = uint64(max(0, p.queue.bytes.Load())) //nolint:gosec // not negative
+		s.QueueBytes = uint64(max(0, p.queue.bytes.Load()))
 		if text := p.count.problem.Load(); text != nil {
 			s.Problem = *text
 		}
@@ -370,7 +370,7 @@ func (p *localPeer) copySnapshot(m *pb.Message) error {
 			w.Abort()
 			return err
 		}
-		p.count.snapshotBytesSent.Add(uint64(n)) //nolint:gosec // a length
+		p.count.snapshotBytesSent.Add(uint64(n))
 		if n > 0 {
 			p.count.snapshotChunksSent.Add(1)
 		}

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func randomBytes(n int, seed uint64) []byte {
 	b := make([]byte, n)
 	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
-	r.Read(b)
+	r.Read(b) //nolint:errcheck // never fails
 	return b
 }
 
@@ -106,7 +106,7 @@ func messages() *rapid.Generator[*pb.Message] {
 		m.Type = kind.Enum()
 		m.Index, m.Commit = new(number.Draw(t, "index")), new(number.Draw(t, "commit"))
 		m.LogTerm = new(rapid.Uint64Range(1, term).Draw(t, "log term"))
-		switch kind {
+		switch kind { //nolint:exhaustive // those drawn above
 		case pb.MsgApp:
 			for i := range rapid.IntRange(0, 20).Draw(t, "entries") {
 				size := rapid.OneOf(rapid.IntRange(0, 64), rapid.IntRange(300, 600), rapid.IntRange(0, 9000)).Draw(t, "size")

@@ -112,7 +112,7 @@ func (p *peer) stats() PeerStats {
 	problem, refused := p.follow.Load(), false
 	for _, l := range p.lanes {
 		s.Connected = s.Connected && l.up.Load()
-		s.QueueBytes += uint64(max(0, l.queue.bytes.Load())) //nolint:gosec // not negative
+		s.QueueBytes += uint64(max(0, l.queue.bytes.Load()))
 		if why := l.problem.Load(); why != nil && !refused {
 			problem, refused = &why.text, why.refused
 		}
@@ -181,7 +181,7 @@ func (c *connection) client() (*grpc.ClientConn, error) {
 		grpc.WithDisableServiceConfig(),
 	}
 	if n := cfg.GRPCWindow; n > 0 {
-		window := int32(min(n, 1<<31-1)) //nolint:gosec // bounded
+		window := int32(min(n, 1<<31-1))
 		options = append(options, grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window))
 	}
 	// The dialer resolves names, anew for each connection.
@@ -227,7 +227,7 @@ func (c *connection) hello(ctx context.Context, epoch uint64) (limit int, err er
 		Protocol: protocolVersion, ClusterId: self.ClusterID,
 		From: self.Node, FromIncarnation: self.Incarnation,
 		To: p.ID, ToIncarnation: p.Incarnation,
-		ReceiveLimitBytes: uint64(p.server.cfg.MaxMessage), //nolint:gosec // not negative
+		ReceiveLimitBytes: uint64(p.server.cfg.MaxMessage),
 		Epoch:             epoch,
 		FromAddress:       self.PeerAddress,
 	})
@@ -242,7 +242,7 @@ func (c *connection) hello(ctx context.Context, epoch uint64) (limit int, err er
 	}
 	p.count.roundTrip.CompareAndSwap(0, int64(time.Since(began)))
 	p.server.limitTold(p.count, answer.GetReceiveLimitBytes())
-	return int(min(answer.GetReceiveLimitBytes(), 1<<31-1)), nil //nolint:gosec // bounded
+	return int(min(answer.GetReceiveLimitBytes(), 1<<31-1)), nil
 }
 
 // refusal is what a peer's gRPC says about a message above its limit.

@@ -66,7 +66,7 @@ func MaxEntryBytes(chunking string, limit int) uint64 {
 	if chunking == ChunkFragment {
 		return maxReassembled
 	}
-	return uint64(max(0, maxField(limit-appendOverhead))) //nolint:gosec // not negative
+	return uint64(max(0, maxField(limit-appendOverhead)))
 }
 
 // frame target and hard limit of one peer, in bytes.
@@ -226,7 +226,7 @@ func fragments(dst []Frame, m *pb.Message, i, limit int) []Frame {
 		first := offset == 0
 		end := min(offset+maxPiece(limit, first), total)
 		f := Frame{Fragment: Fragment{
-			Offset: uint64(offset), Total: uint64(total), //nolint:gosec // sizes
+			Offset: uint64(offset), Total: uint64(total),
 			head: head[min(offset, len(head)):min(end, len(head))],
 			body: e.Data[max(0, offset-len(head)):max(0, end-len(head))],
 		}}

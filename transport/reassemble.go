@@ -97,7 +97,7 @@ func checkFragment(p *Fragment) error {
 		return status.Errorf(codes.InvalidArgument, "fragment of a total of %d bytes", p.Total)
 	case p.Len() == 0:
 		return status.Error(codes.InvalidArgument, "fragment without data")
-	case p.Offset >= p.Total || uint64(p.Len()) > p.Total-p.Offset: //nolint:gosec // a length
+	case p.Offset >= p.Total || uint64(p.Len()) > p.Total-p.Offset:
 		return status.Errorf(codes.InvalidArgument, "fragment of %d bytes at offset %d passes the total of %d", p.Len(), p.Offset, p.Total)
 	}
 	if crc := crc32.Update(checksum(p.head), castagnoli, p.body); crc != p.CRC {
@@ -139,7 +139,7 @@ func (r *Reassembler) add(a *assembly, f *Frame, now time.Time) (*pb.Message, er
 // begin opens a message, if the caps allow what it declares.
 func (r *Reassembler) begin(a *assembly, f *Frame) (*opening, error) {
 	p := &f.Fragment
-	total := int(p.Total) //nolint:gosec // below 1<<31
+	total := int(p.Total)
 	switch {
 	case p.Offset != 0 || f.Message == nil:
 		return nil, status.Errorf(codes.InvalidArgument, "fragment at offset %d of a message whose first piece never came", p.Offset)
@@ -165,9 +165,9 @@ func (r *Reassembler) begin(a *assembly, f *Frame) (*opening, error) {
 // write appends a piece; one that is there already must be the same.
 func (o *opening) write(p *Fragment) error {
 	have := len(o.data)
-	offset, end := int(p.Offset), int(p.Offset)+p.Len() //nolint:gosec // below the total
+	offset, end := int(p.Offset), int(p.Offset)+p.Len()
 	switch {
-	case int(p.Total) != o.total: //nolint:gosec // below 1<<31
+	case int(p.Total) != o.total:
 		return status.Errorf(codes.InvalidArgument, "fragment declares a total of %d bytes, the first one %d", p.Total, o.total)
 	case offset > have:
 		return status.Errorf(codes.InvalidArgument, "fragment at offset %d after %d bytes: one is missing", offset, have)

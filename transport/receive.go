@@ -39,7 +39,7 @@ func (s *server) Hello(_ context.Context, r *transportv1.HelloRequest) (*transpo
 	}
 	return &transportv1.HelloResponse{
 		Protocol: protocolVersion, ClusterId: self.ClusterID, Node: self.Node, Incarnation: self.Incarnation,
-		ReceiveLimitBytes: uint64(s.cfg.MaxMessage), //nolint:gosec // not negative
+		ReceiveLimitBytes: uint64(s.cfg.MaxMessage),
 	}, nil
 }
 
@@ -166,7 +166,7 @@ func (s *server) receive(rpc grpc.ServerStream) error {
 		control         transportv1.Control
 	)
 	answer := func(held time.Duration) error {
-		control.EchoSequence, control.HoldNanos = last, uint64(held) //nolint:gosec // not negative
+		control.EchoSequence, control.HoldNanos = last, uint64(held)
 		frames, bytes, lastAcked = 0, 0, last
 		return rpc.SendMsg(&control)
 	}

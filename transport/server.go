@@ -63,7 +63,7 @@ func New(cfg Config, h Handler) Server {
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	// Epochs grow across restarts too, as far as the clock does.
-	s.epoch.Store(uint64(time.Now().UnixNano())) //nolint:gosec // after 1970
+	s.epoch.Store(uint64(time.Now().UnixNano()))
 	s.peers.Store(&map[uint64]*peer{})
 	s.limitTold(nil, 0)
 	s.running.Go(s.sweep)
@@ -218,13 +218,13 @@ func (s *server) limitTold(c *counters, limit uint64) {
 	if c != nil {
 		c.receiveLimit.Store(limit)
 	}
-	least := uint64(max(MinLimit, s.cfg.MaxMessage)) //nolint:gosec // not negative
+	least := uint64(max(MinLimit, s.cfg.MaxMessage))
 	for _, p := range *s.peers.Load() {
 		if told := p.count.receiveLimit.Load(); told > 0 {
 			least = min(least, told)
 		}
 	}
-	if entry := MaxEntryBytes(s.cfg.Chunking, int(least)); entry != s.limit { //nolint:gosec // a message's size
+	if entry := MaxEntryBytes(s.cfg.Chunking, int(least)); entry != s.limit {
 		s.limit = entry
 		s.handler.EntryLimit(entry) // in order, hence under the lock
 	}

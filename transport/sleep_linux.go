@@ -22,7 +22,7 @@ func newSleeper() *sleeper {
 	if err != nil {
 		return &sleeper{}
 	}
-	return &sleeper{file: os.NewFile(uintptr(fd), "timer"), fd: fd} //nolint:gosec // a file descriptor
+	return &sleeper{file: os.NewFile(uintptr(fd), "timer"), fd: fd}
 }
 
 func (s *sleeper) close() {

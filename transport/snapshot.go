@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -134,7 +135,10 @@ func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, da
 	if err != nil {
 		return 0, err
 	}
-	start := int64(ack.GetOffset()) //nolint:gosec // checked by the skip
+	if ack.GetOffset() > math.MaxInt64 {
+		return 0, fmt.Errorf("peer wants to go on at offset %d", ack.GetOffset())
+	}
+	start := int64(ack.GetOffset())
 	if _, err := io.CopyN(io.Discard, data, start); err != nil {
 		return 0, fmt.Errorf("peer wants to go on at offset %d: %w", start, err)
 	}
@@ -161,7 +165,7 @@ func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, da
 			return offset - start, fmt.Errorf("read: %w", readErr)
 		}
 		f := &transportv1.SnapshotFrame{
-			Offset: uint64(offset), Data: now[:n], Crc32C: checksum(now[:n]), Last: following == 0, //nolint:gosec // not negative
+			Offset: uint64(offset), Data: now[:n], Crc32C: checksum(now[:n]), Last: following == 0,
 		}
 		if err := t.room(ctx, offset+int64(n)); err != nil {
 			return offset - start, err
@@ -170,7 +174,7 @@ func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, da
 			return offset - start, err
 		}
 		t.peer.count.snapshotChunksSent.Add(1)
-		t.peer.count.snapshotBytesSent.Add(uint64(n)) //nolint:gosec // a length
+		t.peer.count.snapshotBytesSent.Add(uint64(n))
 		offset += int64(n)
 		if f.GetLast() {
 			break
@@ -210,7 +214,7 @@ func (t *transfer) send(ctx context.Context, f *transportv1.SnapshotFrame, s *sl
 			return err
 		}
 	}
-	size := uint64(proto.Size(f)) //nolint:gosec // a size
+	size := uint64(proto.Size(f))
 	if err := t.rpc.Send(f); err != nil {
 		if !errors.Is(err, io.EOF) {
 			return err
@@ -261,7 +265,7 @@ func (t *transfer) listen() {
 		if ack.GetDone() {
 			return
 		}
-		t.acked.Store(int64(ack.GetOffset())) //nolint:gosec // only compared
+		t.acked.Store(int64(ack.GetOffset()))
 		select {
 		case t.moved <- struct{}{}:
 		default:

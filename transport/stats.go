@@ -23,7 +23,7 @@ type counters struct {
 
 // sent counts one frame.
 func (c *counters) sent(f *Frame) {
-	size := uint64(f.Size()) //nolint:gosec // a size
+	size := uint64(f.Size())
 	c.framesSent.Add(1)
 	c.bytesSent.Add(size)
 	if f.Fragment.Total > 0 {
@@ -43,7 +43,7 @@ func (c *counters) largestFrame(size uint64) {
 
 func (c *counters) received(bytes int) {
 	c.framesReceived.Add(1)
-	c.bytesReceived.Add(uint64(bytes)) //nolint:gosec // a size
+	c.bytesReceived.Add(uint64(bytes))
 }
 
 // fill copies the counters.

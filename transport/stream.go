@@ -85,7 +85,7 @@ func (s *stream) listen() {
 			continue // its time was overwritten
 		}
 		sent := time.Duration(s.times[echo%uint64(len(s.times))].Load())
-		trip := time.Since(s.origin) - sent - time.Duration(control.GetHoldNanos()) //nolint:gosec // a duration
+		trip := time.Since(s.origin) - sent - time.Duration(control.GetHoldNanos())
 		if trip > 0 {
 			s.lane.peer.count.roundTrip.Store(int64(trip))
 		}

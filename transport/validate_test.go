@@ -188,7 +188,7 @@ func lead(t *testing.T, n *raft.RawNode) {
 			rd := n.Ready()
 			for _, m := range rd.Messages {
 				answer := &pb.Message{To: new(uint64(2)), From: new(uint64(1)), Term: m.Term}
-				switch m.GetType() { //nolint:exhaustive // the others need no answer here
+				switch m.GetType() {
 				case pb.MsgPreVote:
 					answer.Type = pb.MsgPreVoteResp.Enum()
 				case pb.MsgVote:
