@@ -35,12 +35,7 @@ func (d *Data) CSV(w io.Writer) error {
 		head = append(head, e.name, e.name+"_lo", e.name+"_hi")
 	}
 	head = append(head, "ceiling_ops_per_s", "verdict")
-	best := map[string]bool{}
-	for _, a := range d.Summary.Answers {
-		for _, id := range a.Best {
-			best[id] = true
-		}
-	}
+	best := d.best()
 	lines := [][]string{head}
 	for i := range d.Summary.Variants {
 		v := &d.Summary.Variants[i]

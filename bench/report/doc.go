@@ -15,7 +15,8 @@
 // axes of the run (layout.go): one axis becomes x, some become the series of a
 // panel, the rest one panel each. Read on in this order: data.go and
 // spectrum.go (what is read), layout.go (which axis goes where), panel.go and
-// timeline.go (geometry, pure), table.go (the figures every form shares),
+// throughput.go, timeline.go (geometry, pure), table.go and facts.go (figures and
+// words that every form shares), resources.go,
 // page.go (what the HTML shows), and page.gohtml with style.css and page.js
 // (how).
 //

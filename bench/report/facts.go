@@ -15,8 +15,12 @@ import (
 // answer is an Answer with its place in words.
 type answer struct {
 	Where, Sentence, Confidence string
-	Best                        []bestEntry
+	Best                        []bestEntry // the first of them
+	More                        int         // how many more there are
 }
+
+// mostBest keeps an answer's list short; the table marks them all.
+const mostBest = 6
 
 type bestEntry struct{ ID, Name, Figure string }
 
@@ -27,7 +31,7 @@ func (d *Data) answers() []answer {
 	var out []answer
 	for _, a := range d.Summary.Answers {
 		x := answer{Sentence: a.Sentence}
-		if a.Confidence > 0 {
+		if a.Confidence > 0 && !strings.Contains(a.Sentence, "confidence") {
 			x.Confidence = percent(a.Confidence)
 		}
 		var where []string
@@ -42,7 +46,14 @@ func (d *Data) answers() []answer {
 			}
 		}
 		x.Where = strings.Join(where, " · ")
-		for _, id := range a.Best {
+		for n, id := range a.Best {
+			if a.Confidence <= 0 {
+				break // the sentence says why there is no set
+			}
+			if n == mostBest {
+				x.More = len(a.Best) - n
+				break
+			}
 			for i := range d.Summary.Variants {
 				if v := &d.Summary.Variants[i]; v.Variant.ID == id {
 					name := variantName(d, withoutAxes(v.Variant, a.Where))
@@ -98,6 +109,15 @@ func (d *Data) incomplete() string {
 
 func (d *Data) warnings() []string {
 	out := slices.Concat(d.Run.Warnings, d.Problems)
+	var above []string
+	for _, v := range d.Summary.Variants {
+		if v.CeilingFraction.Center > 1 {
+			above = append(above, v.Variant.ID)
+		}
+	}
+	if len(above) > 0 {
+		out = append(out, some(above, 6)+" reached more than the ceiling: that ceiling was measured too low, and fractions of it mean little")
+	}
 	// The same warning of many trials is said once.
 	var order []string
 	where := map[string][]string{}
@@ -250,11 +270,15 @@ func duration(r *bench.Run) string {
 	return seconds(r.Ended.Sub(r.Started).Round(time.Second).Seconds())
 }
 
-// command is the line that runs the experiment again, with the seed it had.
+// command is the line that runs the experiment again, with the seed it had and
+// into a folder of its own.
 func (d *Data) command() string {
 	var parts []string
 	seeded := false
-	for _, a := range d.Run.Command {
+	for i, a := range d.Run.Command {
+		if a == "--out" || strings.HasPrefix(a, "--out=") || (i > 0 && d.Run.Command[i-1] == "--out") {
+			continue
+		}
 		seeded = seeded || a == "--seed" || strings.HasPrefix(a, "--seed=")
 		parts = append(parts, shellQuote(a))
 	}

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -18,10 +19,8 @@ func product(axes map[string][]string, order ...string) []bench.Variant {
 		var next []bench.Variant
 		for _, v := range out {
 			for _, s := range axes[a] {
-				p := map[string]string{a: s}
-				for k, x := range v.Params {
-					p[k] = x
-				}
+				p := maps.Clone(v.Params)
+				p[a] = s
 				next = append(next, bench.Variant{Params: p})
 			}
 		}
@@ -55,11 +54,14 @@ func TestChooseLayout(t *testing.T) {
 			layout{x: []string{"chunk-size"}, numeric: true, series: []string{"chunking", "chunk-count"}, panels: []string{"link-delay", "link-rate"}},
 		},
 		"numbers before names": {
-			[]string{"transport", "value-size", "link-delay"}, []string{"link-delay"}, product(sizes, "transport", "value-size", "link-delay"),
+			[]string{"transport", "value-size", "link-delay"},
+			[]string{"link-delay"},
+			product(sizes, "transport", "value-size", "link-delay"),
 			layout{x: []string{"value-size"}, numeric: true, series: []string{"transport"}, panels: []string{"link-delay"}},
 		},
 		"one quantity by two knobs": {
-			[]string{"chunking", "append-size", "chunk-size"}, nil, arms,
+			[]string{"chunking", "append-size", "chunk-size"},
+			nil, arms,
 			layout{x: []string{"chunk-size", "append-size"}, numeric: true, series: []string{"chunking"}},
 		},
 		"names only": {

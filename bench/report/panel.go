@@ -100,7 +100,7 @@ func newChart(d *Data) *chart {
 	info := d.Run.Experiment
 	c := &chart{
 		d: d, l: chooseLayout(info.Axes, info.AnswerBy, variants), labels: map[string]string{},
-		byID: map[string]*bench.VariantSummary{}, bestIDs: map[string]bool{}, perRun: map[string]float64{},
+		byID: map[string]*bench.VariantSummary{}, bestIDs: d.best(), perRun: map[string]float64{},
 	}
 	var values []string
 	for _, v := range variants {
@@ -113,11 +113,6 @@ func newChart(d *Data) *chart {
 		v := &d.Summary.Variants[i]
 		c.byID[v.Variant.ID] = v
 		c.perRun[v.Variant.ID] = d.samplesPerTrial(v)
-	}
-	for _, a := range d.Summary.Answers {
-		for _, id := range a.Best {
-			c.bestIDs[id] = true
-		}
 	}
 	index := map[string]int{}
 	for _, v := range variants {

@@ -184,6 +184,34 @@ func TestThinPercentilesAreMarked(t *testing.T) {
 	}
 }
 
+func TestNothingIsBestWhereNothingIsConcluded(t *testing.T) {
+	d, _ := chunkLike(8)
+	for i := range d.Summary.Answers {
+		a := &d.Summary.Answers[i]
+		a.Confidence = 0
+		for _, v := range measured(d.Summary.Variants) {
+			a.Best = append(a.Best, v.ID)
+		}
+	}
+	if out := render(t, d.Text); strings.Contains(out, "\n>") {
+		t.Error("every variant is marked as the best")
+	}
+	if out := render(t, d.HTML); strings.Contains(out, ` is-best"`) || strings.Contains(out, `class="halo"`) {
+		t.Error("the page marks variants as the best")
+	}
+}
+
+func TestCeilingBelowIsWarnedOf(t *testing.T) {
+	d, _ := quickLike(1)
+	if s := strings.Join(d.warnings(), "\n"); strings.Contains(s, "ceiling") {
+		t.Errorf("warned without reason: %s", s)
+	}
+	d.Summary.Variants[8].CeilingFraction.Center = 1.2
+	if s := strings.Join(d.warnings(), "\n"); !strings.Contains(s, "v09 reached more than the ceiling") {
+		t.Errorf("not warned: %s", s)
+	}
+}
+
 func TestTextIsSafeToPrint(t *testing.T) {
 	d, _ := chunkLike(7)
 	d.Run.Experiment.Question = "clear \x1b[2J and \u009b31m \r\n lines"
@@ -205,6 +233,7 @@ func TestCommand(t *testing.T) {
 	}{
 		{[]string{"raftbench", "run", "quick"}, "raftbench run quick --seed 9"},
 		{[]string{"raftbench", "run", "--seed", "9"}, "raftbench run --seed 9"},
+		{[]string{"raftbench", "run", "--out", "dir", "--out=dir", "quick"}, "raftbench run quick --seed 9"},
 		{[]string{"raftbench", "run", "my file.yaml", "--set=a='b'"}, `raftbench run 'my file.yaml' '--set=a='\''b'\''' --seed 9`},
 	} {
 		d := &Data{Run: &bench.Run{Seed: 9, Command: c.args}}

@@ -102,6 +102,21 @@ func (d *Data) largeValues() bool {
 	return slices.ContainsFunc(d.Summary.Variants, func(v bench.VariantSummary) bool { return valueBytes(v.Variant) >= 4096 })
 }
 
+// best are the variants to mark as among the best of their answer. Where
+// nothing could be concluded no variant is marked: it would be all of them.
+func (d *Data) best() map[string]bool {
+	best := map[string]bool{}
+	for _, a := range d.Summary.Answers {
+		if a.Confidence <= 0 {
+			continue
+		}
+		for _, id := range a.Best {
+			best[id] = true
+		}
+	}
+	return best
+}
+
 func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))
 	for k := range m {
@@ -115,12 +130,7 @@ func newTable(d *Data) *table {
 	axes := tableAxes(d)
 	big := d.largeValues()
 	ceilings, verdicts := false, false
-	best := map[string]bool{}
-	for _, a := range d.Summary.Answers {
-		for _, id := range a.Best {
-			best[id] = true
-		}
-	}
+	best := d.best()
 	for _, v := range d.Summary.Variants {
 		ceilings = ceilings || v.CeilingOpsPerS > 0
 		verdicts = verdicts || v.Verdict != ""
@@ -239,6 +249,8 @@ func figures(d *Data, v *bench.VariantSummary, big, ceilings, verdicts bool) []c
 			c := cell{Text: v.Verdict, Sort: v.Ratio.Center, Class: "verdict " + v.Verdict}
 			if v.Ratio.Center > 0 {
 				c.Note = "×" + digits3(v.Ratio.Center)
+			}
+			if v.Ratio.Hi > v.Ratio.Lo {
 				c.Title = fmt.Sprintf("×%s to ×%s, %s confidence", digits3(v.Ratio.Lo), digits3(v.Ratio.Hi), percent(v.Ratio.Confidence))
 			}
 			out = append(out, c)
