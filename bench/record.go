@@ -142,9 +142,11 @@ type Trial struct {
 	VerifiedKeys int      `json:"verified_keys"`
 	Violations   []string `json:"violations,omitempty"`
 
-	// Processes are the nodes ("node1"...), "generator" and "wire".
+	// Processes are the nodes ("node1"...), "generator" and "wire"; or "process",
+	// which is all of them when the nodes run in the generator's process.
 	Processes map[string]Process `json:"processes,omitempty"`
 	// Counters are totals over all nodes in the window: frames, fragments, ...
+	// largest_frame_sent_bytes alone is of the cluster's whole life.
 	Counters map[string]uint64 `json:"counters,omitempty"`
 
 	Hlog     string   `json:"hlog,omitempty"`     // file name in the run folder

@@ -154,6 +154,9 @@ func Execute(ctx context.Context, o Options) (*Run, error) {
 		r.run.Variants = append(r.run.Variants, v.Variant)
 	}
 	r.run.Warnings = auditStart(&r.run.Environment, e.Measure.Blocks)
+	if len(o.Endpoints) > 0 {
+		r.run.Warnings = append(r.run.Warnings, "the cluster ran before and is not fresh: trials share its state, and what else it does")
+	}
 	if err := r.Folder.Write(r.run); err != nil {
 		return r.run, err
 	}

@@ -243,20 +243,30 @@ func (f *runFlags) finish(cmd *cobra.Command, o *bench.Options, run *bench.Run, 
 	if err != nil {
 		return err
 	}
-	operations, invalid := uint64(0), 0
+	return f.judge(run)
+}
+
+// judge tells whether a run that was completed is worth something.
+func (f *runFlags) judge(run *bench.Run) error {
+	operations, invalid, problem := uint64(0), 0, ""
 	for i := range run.Trials {
-		if t := &run.Trials[i]; t.Kind == bench.TrialMeasured {
-			operations += t.Operations
-			if t.Viable && !t.Valid {
-				invalid++
-			}
+		t := &run.Trials[i]
+		if t.Kind != bench.TrialMeasured {
+			continue
+		}
+		operations += t.Operations
+		if t.Viable && !t.Valid {
+			invalid++
+		}
+		if problem == "" {
+			problem = t.Problem
 		}
 	}
 	switch {
 	case operations == 0:
-		return fmt.Errorf("no operation was acknowledged in any trial; %s says why", filepath.Join(dir, bench.RunFile))
+		return fmt.Errorf("no operation was acknowledged in any trial: %s", problem)
 	case f.strict && invalid > 0:
-		return &exitError{exitInvalid, fmt.Errorf("%d trials are invalid", invalid)}
+		return &exitError{exitInvalid, fmt.Errorf("%d trials are invalid: %s", invalid, problem)}
 	}
 	return nil
 }

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"raftlab/bench"
+)
+
+// bin holds a raftkv and a raftbench built for these tests.
+var bin string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "raftbench-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	bin = dir
+	build := exec.Command("go", "build", "-o", dir, "raftlab/cmd/raftkv", "raftlab/cmd/raftbench") //nolint:noctx // before any test
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	if err := os.RemoveAll(dir); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// cli runs the program in this process.
+func cli(ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(ctx, args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func experimentFile(t *testing.T, source string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "x.yaml")
+	if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestUsage(t *testing.T) {
+	file := experimentFile(t, "name: x\nfixed: {topology: in-process, target: direct}\n")
+	broken := experimentFile(t, "name: x\nfixed:\n  clients: many\n")
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir()) // where there are no runs
+	for _, c := range []struct {
+		args []string
+		code int
+		want string // on stderr
+	}{
+		{nil, 2, "which command?"},
+		{[]string{"rum"}, 2, `unknown command "rum"`},
+		{[]string{"run", "a", "b"}, 2, "accepts at most 1 arg"},
+		{[]string{"run", "--blocsk", "3"}, 2, "unknown flag: --blocsk"},
+		{[]string{"run", "quikc"}, 2, `no experiment "quikc" (did you mean quick?)`},
+		{[]string{"run", "./nothing.yaml"}, 2, "no such file"},
+		{[]string{"run", broken}, 2, `x.yaml:3: clients "many" is not a whole number`},
+		{[]string{"run", file, "--set", "clients"}, 2, `--set "clients" is not FIELD=VALUE`},
+		{[]string{"run", file, "--set", "clints=3"}, 2, `unknown field "clints" (did you mean clients?)`},
+		{[]string{"run", file, "--set", "clients=0"}, 2, "clients 0 is below the minimum 1"},
+		{[]string{"run", file, "--set", "rate=-5"}, 2, "rate -5 is below the minimum 0"},
+		{[]string{"run", file, "--vary", "clients="}, 2, `--vary "clients=" is not FIELD=A,B`},
+		{[]string{"run", file, "--vary", "clients=1,1"}, 2, "clients: lists 1 twice"},
+		{[]string{"run", file, "--duration", "-1s"}, 2, "duration -1s is not from 50ms to 1h"},
+		{[]string{"run", file, "--duration", "0"}, 2, "duration 0s is not from 50ms to 1h"},
+		{[]string{"run", file, "--blocks", "0"}, 2, "blocks 0 is not from 1 to 1000"},
+		{[]string{"run", file, "--out", full}, 2, "is not empty"},
+		{[]string{"run", file, "--out", "/proc/nothing/here"}, 2, "run folder"},
+		{[]string{"run", file, "-o", "xml"}, 2, `output "xml" is not one of text, json`},
+		{[]string{"run", file, "--profile", "cpu"}, 2, "--profile cpu cannot be combined with the profile block"},
+		{[]string{"run", file, "--profile", "gpu"}, 2, `profile "gpu" is not one of block, cpu, mem, mutex, trace`},
+		{[]string{"run", file, "--set", "topology=processes", "--set", "target=unary", "--server-bin", "/nonexistent/raftkv"}, 2, "server-bin"},
+		{[]string{"run", file, "--set", "topology=processes", "--set", "target=unary", "--server-bin", "/bin/false"}, 2, "is no raftkv"},
+		{[]string{"run", file, "--set", "topology=processes"}, 2, "target direct drives nodes in this process"},
+		{[]string{"show"}, 2, "show needs the name"},
+		{[]string{"show", "nothing"}, 2, `no experiment "nothing"`},
+		{[]string{"report", "latest"}, 2, "no run in profiles yet"},
+		{[]string{"report", "latest", "--format", "pdf"}, 2, `format "pdf" is not one of`},
+		{[]string{"report"}, 2, "accepts 1 arg"},
+	} {
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			code, _, stderr := cli(t.Context(), c.args...)
+			if code != c.code || !strings.Contains(stderr, c.want) {
+				t.Errorf("exit %d with %q, want %d with %q", code, stderr, c.code, c.want)
+			}
+			if strings.Contains(stderr, "goroutine ") {
+				t.Errorf("a stack: %s", stderr)
+			}
+		})
+	}
+}
+
+func TestListAndShow(t *testing.T) {
+	code, out, _ := cli(t.Context(), "list")
+	if code != 0 || !strings.Contains(out, "quick ") || !strings.Contains(out, "chunk-size ") {
+		t.Errorf("list: exit %d, %q", code, out)
+	}
+	code, out, _ = cli(t.Context(), "show", "quick")
+	if code != 0 || !strings.Contains(out, "name: quick") {
+		t.Errorf("show: exit %d, %q", code, out)
+	}
+	code, out, _ = cli(t.Context(), "show", "--fields")
+	if code != 0 || !strings.Contains(out, "chunk-size ") || !strings.Contains(out, "key-distribution ") || strings.Contains(out, "peer-addr") {
+		t.Errorf("fields: exit %d, %q", code, out)
+	}
+	t.Chdir(t.TempDir())
+	code, out, _ = cli(t.Context(), "list", "--runs", "-o", "json")
+	if code != 0 || out != "[]\n" {
+		t.Errorf("no runs: exit %d, %q", code, out)
+	}
+	code, out, _ = cli(t.Context(), "version")
+	if code != 0 || !strings.HasPrefix(out, "raftbench commit ") {
+		t.Errorf("version: exit %d, %q", code, out)
+	}
+}
+
+func TestJudge(t *testing.T) {
+	good := bench.Trial{Kind: bench.TrialMeasured, Viable: true, Valid: true, Operations: 5}
+	invalid := bench.Trial{Kind: bench.TrialMeasured, Viable: true, Problem: "late", Operations: 5}
+	hopeless := bench.Trial{Kind: bench.TrialMeasured, Problem: "too large"}
+	for name, c := range map[string]struct {
+		trials []bench.Trial
+		strict bool
+		code   int
+	}{
+		"good":               {[]bench.Trial{good}, true, 0},
+		"invalid":            {[]bench.Trial{good, invalid}, false, 0},
+		"invalid, strict":    {[]bench.Trial{good, invalid}, true, 5},
+		"not viable, strict": {[]bench.Trial{good, hopeless}, true, 0},
+		"nothing":            {[]bench.Trial{hopeless}, false, 1},
+	} {
+		f := runFlags{strict: c.strict}
+		code := exitDone
+		if err := f.judge(&bench.Run{Trials: c.trials}); err != nil {
+			code = exitCode(t.Context(), err)
+		}
+		if code != c.code {
+			t.Errorf("%s: exit %d, want %d", name, code, c.code)
+		}
+	}
+}
+
+// A server from another commit is refused, unless it was named.
+func TestBuildMismatch(t *testing.T) {
+	dir := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-X main.commit=0123abcd -X main.dirty=false",
+		"-o", filepath.Join(dir, "raftbench"), "raftlab/cmd/raftbench")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.Symlink(filepath.Join(bin, "raftkv"), filepath.Join(dir, "raftkv")); err != nil {
+		t.Fatal(err)
+	}
+	file := experimentFile(t, "name: x\nceiling: false\nfixed: {topology: processes, keys: 10}\nmeasure: {warmup: 0s, duration: 50ms, blocks: 1}\n")
+	run := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "raftbench"), append([]string{"run", file, "--no-profiles"}, args...)...)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := run("--out", filepath.Join(dir, "run1"))
+	if err == nil || !strings.Contains(out, "raftbench from 0123abcd dirty false") {
+		t.Errorf("a mismatch was accepted: %v, %s", err, out)
+	}
+	if out, err := run("--out", filepath.Join(dir, "run2"), "--server-bin", filepath.Join(bin, "raftkv")); err != nil {
+		t.Errorf("a named server was refused: %v, %s", err, out)
+	}
+}

@@ -1,0 +1,282 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"raftlab/bench"
+	"raftlab/bench/cluster"
+	"raftlab/bench/load"
+)
+
+// smoke is small, and has every topology, target and kind of operation.
+const smoke = `
+name: smoke
+question: Does everything work together?
+fixed: {keys: 100, clients: 4}
+arms:
+  - {topology: in-process, target: direct, op: put}
+  - {topology: in-process-grpc, target: unary, op: put}
+  - {topology: processes, target: unary, op: [put, get]}
+  - {topology: [in-process-grpc, processes], target: pipeline, op: mixed, ops-per-message: 8}
+  - {topology: in-process-grpc, listener: bufconn, target: unary, op: put, rate: 500}
+  - {topology: in-process-grpc, target: unary, op: put, value-size: 1MiB, chunking: [none, fragment], chunk-size: 64KiB, max-message: 512KiB}
+baseline: {topology: in-process-grpc}
+measure: {warmup: 50ms, duration: 200ms, blocks: 1}
+`
+
+// TestSmoke runs it end to end, as users do, and checks what it leaves.
+func TestSmoke(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "raftbench"), "run", experimentFile(t, smoke), "--out", dir, "-o", "json", "--seed", "5")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	for _, want := range []string{"smoke: Does everything work together?", " trials, about ", "seed 5; run folder " + dir, "skipped chunk-size=64KiB chunking=none"} {
+		if !strings.Contains(stderr.String(), want) {
+			t.Errorf("stderr lacks %q:\n%s", want, stderr.String())
+		}
+	}
+	var answer struct {
+		Dir     string
+		Summary bench.Summary
+	}
+	if err := json.Unmarshal(stdout.Bytes(), &answer); err != nil || answer.Dir != dir || len(answer.Summary.Answers) != 1 {
+		t.Errorf("-o json: %v, %+v", err, answer)
+	}
+
+	run, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !run.Complete || run.TrialsCompleted != run.TrialsPlanned || len(run.Trials) != run.TrialsPlanned || run.Seed != 5 {
+		t.Errorf("complete %v, %d of %d trials, seed %d", run.Complete, run.TrialsCompleted, run.TrialsPlanned, run.Seed)
+	}
+	variants := map[string]bench.Variant{}
+	for _, v := range run.Variants {
+		variants[v.ID] = v
+	}
+	for i := range run.Trials {
+		checkTrial(t, dir, &run.Trials[i], variants[run.Trials[i].Variant])
+	}
+	for _, name := range []string{"results.txt", "trials.jsonl", "report.html", "report.md"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, format := range []string{"text", "md", "html", "csv"} {
+		if code, out, stderr := cli(t.Context(), "report", dir, "--format", format); code != 0 || len(out) < 500 {
+			t.Errorf("report as %s: exit %d, %d bytes, %s", format, code, len(out), stderr)
+		}
+	}
+	noProcess(t)
+}
+
+func checkTrial(t *testing.T, dir string, trial *bench.Trial, v bench.Variant) {
+	t.Helper()
+	name := v.Name + " " + trial.Kind
+	// Whether an open loop keeps its schedule is up to the machine.
+	valid := trial.Valid || v.Config["rate"] != "0"
+	if !trial.Viable || !valid || trial.Operations == 0 || trial.Errors != 0 || len(trial.Violations) != 0 {
+		t.Errorf("%s: viable %v, valid %v (%s), %d operations, %d errors, %v", name, trial.Viable, trial.Valid,
+			trial.Problem, trial.Operations, trial.Errors, trial.Violations)
+	}
+	if v.Role != bench.RoleCeiling && trial.VerifiedKeys == 0 && v.Config["op"] != "get" {
+		t.Errorf("%s: no key was read back", name)
+	}
+	if len(trial.Processes) == 0 {
+		t.Errorf("%s: no process", name)
+	}
+	if trial.Kind == bench.TrialProfile {
+		checkProfiles(t, dir, trial, v)
+		return
+	}
+	// The histograms, run.json and what was acknowledged are one number.
+	f, err := os.Open(filepath.Join(dir, trial.Hlog))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	histograms, err := load.ReadHlog(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var counted int64
+	for _, k := range load.Kinds() {
+		if h := histograms[k.String()]; h != nil {
+			counted += h.TotalCount()
+		}
+	}
+	if uint64(counted) != trial.Operations || trial.Response["all"].Count != trial.Operations {
+		t.Errorf("%s: %d in the hlog, %d in the response times, %d operations", name, counted, trial.Response["all"].Count, trial.Operations)
+	}
+	var inSeries uint64
+	for _, p := range trial.Series {
+		inSeries += p.Operations
+	}
+	if inSeries != trial.Operations {
+		t.Errorf("%s: %d in the series, %d operations", name, inSeries, trial.Operations)
+	}
+}
+
+func checkProfiles(t *testing.T, dir string, trial *bench.Trial, v bench.Variant) {
+	t.Helper()
+	processes := []string{"process"}
+	if v.Config["topology"] == "processes" {
+		processes = []string{"generator", "node1", "node2", "node3"}
+	}
+	if len(trial.Profiles) != 6*len(processes) {
+		t.Errorf("%s: profiles %v", v.Name, trial.Profiles)
+	}
+	for _, p := range processes {
+		for _, kind := range []string{"cpu", "heap", "allocs", "mutex", "block", "goroutine"} {
+			path := filepath.Join(dir, "pprof", v.ID, p, kind+".pb.gz")
+			if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	}
+}
+
+// noProcess checks that nothing of bin runs any more.
+func noProcess(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		left := running(t)
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("still running: %q", left)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func running(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, f := range files {
+		cmdline, err := os.ReadFile(f)
+		if err != nil {
+			continue // it ended
+		}
+		if program, _, _ := strings.Cut(string(cmdline), "\x00"); strings.HasPrefix(program, bin) {
+			left = append(left, strings.ReplaceAll(string(cmdline), "\x00", " "))
+		}
+	}
+	return left
+}
+
+// A run that is cut short, in order or not, leaves a readable run that says so,
+// and no process.
+func TestCutShort(t *testing.T) {
+	file := experimentFile(t, "name: long\nceiling: false\nfixed: {topology: processes, keys: 100}\nvary: {clients: [1, 2]}\nmeasure: {warmup: 50ms, duration: 400ms, blocks: 50}\n")
+	for _, c := range []struct {
+		signal syscall.Signal
+		code   int
+	}{{syscall.SIGINT, exitInterrupted}, {syscall.SIGTERM, exitInterrupted}, {syscall.SIGKILL, -1}} {
+		t.Run(c.signal.String(), func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "run")
+			cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "raftbench"), "run", file, "--out", dir)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			for { // until a trial is recorded and the next one has its nodes
+				run, err := bench.ReadRun(dir)
+				if err == nil && run.TrialsCompleted >= 1 && len(running(t)) == 4 {
+					break
+				}
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Fatal(err)
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+			if err := cmd.Process.Signal(c.signal); err != nil {
+				t.Fatal(err)
+			}
+			err := cmd.Wait()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != c.code {
+				t.Errorf("ended with %v, want code %d\n%s", err, c.code, stderr.String())
+			}
+			noProcess(t)
+			run, err := bench.ReadRun(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if run.Complete || run.TrialsCompleted < 1 || run.TrialsCompleted >= run.TrialsPlanned {
+				t.Errorf("complete %v, %d of %d trials", run.Complete, run.TrialsCompleted, run.TrialsPlanned)
+			}
+			if code, out, _ := cli(t.Context(), "report", dir); code != 0 || !strings.Contains(out, "INCOMPLETE") {
+				t.Errorf("its report: exit %d\n%s", code, out)
+			}
+		})
+	}
+}
+
+// A cluster that runs already is driven where it is, and left there.
+func TestEndpoints(t *testing.T) {
+	c, err := cluster.Start(t.Context(), cluster.Config{Topology: cluster.InProcessGRPC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	file := experimentFile(t, "name: x\nfixed: {keys: 50}\nvary: {op: [put, get]}\nmeasure: {warmup: 20ms, duration: 100ms, blocks: 2}\n")
+	dir := filepath.Join(t.TempDir(), "run")
+	code, _, stderr := cli(t.Context(), "run", file, "--out", dir, "--no-profiles", "--endpoints", strings.Join(c.Endpoints(), ","))
+	if code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	run, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(run.Trials) != 4 || !strings.Contains(strings.Join(run.Warnings, "\n"), "not fresh") {
+		t.Errorf("%d trials, warnings %q", len(run.Trials), run.Warnings)
+	}
+	for i := range run.Trials {
+		checkTrial(t, dir, &run.Trials[i], bench.Variant{Name: "external", Config: map[string]string{"op": "get"}})
+	}
+	if _, err := c.Leader(t.Context()); err != nil {
+		t.Errorf("the cluster is gone: %v", err)
+	}
+}
+
+// Nobody there: exit 1, and no figure is made up.
+func TestTargetDown(t *testing.T) {
+	file := experimentFile(t, "name: x\nmeasure: {warmup: 0s, duration: 50ms, blocks: 2}\n")
+	dir := filepath.Join(t.TempDir(), "run")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	code, out, stderr := cli(ctx, "run", file, "--out", dir, "--endpoints", "127.0.0.1:1")
+	if code != exitFailed || !strings.Contains(stderr, "endpoint 127.0.0.1:1") {
+		t.Errorf("exit %d, %q", code, stderr)
+	}
+	if strings.Contains(out, "p99 ") && strings.Contains(out, "ms ") {
+		t.Errorf("figures from nowhere:\n%s", out)
+	}
+}
