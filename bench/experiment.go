@@ -126,9 +126,8 @@ func Source(name string) (source []byte, file string, err error) {
 	if err != nil {
 		return nil, "", &UsageError{Err: err}
 	}
-	defer f.Close()
 	source, err = io.ReadAll(io.LimitReader(f, MaxExperimentBytes+1))
-	if err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, "", &UsageError{Err: err}
 	}
 	return source, name, nil

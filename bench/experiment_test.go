@@ -50,8 +50,7 @@ func TestParseFaults(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse([]byte(c.source), "x.yaml")
-			var usage *UsageError
-			if !errors.As(err, &usage) {
+			if _, ok := errors.AsType[*UsageError](err); !ok {
 				t.Fatalf("got %v, want a usage error", err)
 			}
 			if err.Error() != c.want {

@@ -25,7 +25,7 @@ type Live struct {
 func NewLive(w io.Writer) *Live {
 	l := &Live{w: w, now: time.Now}
 	if f, ok := w.(*os.File); ok {
-		l.fd = int(f.Fd()) //nolint:gosec // a file descriptor
+		l.fd = int(f.Fd())
 		l.on = term.IsTerminal(l.fd)
 	}
 	return l
@@ -51,8 +51,9 @@ func (l *Live) Show(p Progress) {
 func (l *Live) draw(line string, width int) {
 	runes := []rune(line)
 	line = string(runes[:min(len(runes), width-1)])
-	// Back to the line's start, and erase what was there.
-	fmt.Fprintf(l.w, "\r\x1b[K%s", line)
+	// Back to the line's start, and erase what was there. A terminal that is gone
+	// is no reason to end a run.
+	_, _ = fmt.Fprintf(l.w, "\r\x1b[K%s", line)
 	l.drawn = true
 }
 
@@ -95,7 +96,7 @@ func round(d time.Duration) time.Duration {
 // Clear removes the line.
 func (l *Live) Clear() {
 	if l.drawn {
-		fmt.Fprint(l.w, "\r\x1b[K")
+		_, _ = fmt.Fprint(l.w, "\r\x1b[K")
 		l.drawn = false
 	}
 }

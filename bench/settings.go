@@ -260,7 +260,7 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 		}
 		// Raft's own entry adds index and term, kv's adds header and tags.
 		const overhead = 96
-		entry := uint64(l.ValueSize) + uint64(l.KeySize) + overhead //nolint:gosec // validated as not negative
+		entry := uint64(l.ValueSize) + uint64(l.KeySize) + overhead
 		limit := transport.MaxEntryBytes(n.Chunking, int(n.MaxMessage))
 		if l.Topology != TopologyInProcess && l.Op != "get" && entry > limit {
 			return fmt.Sprintf("value-size %s makes an entry larger than chunking %s can carry under max-message %s",

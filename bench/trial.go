@@ -276,7 +276,7 @@ func latency(h *load.Histogram) Latency {
 		return Latency{}
 	}
 	return Latency{
-		Count: uint64(h.TotalCount()), Clamped: h.Clamped, MeanNs: h.Mean(), MinNs: h.Min(), //nolint:gosec // counts are not negative
+		Count: uint64(h.TotalCount()), Clamped: h.Clamped, MeanNs: h.Mean(), MinNs: h.Min(),
 		P50Ns: h.ValueAtPercentile(50), P90Ns: h.ValueAtPercentile(90),
 		P99Ns: h.ValueAtPercentile(99), P999Ns: h.ValueAtPercentile(99.9), MaxNs: h.Max(),
 	}

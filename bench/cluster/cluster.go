@@ -108,7 +108,7 @@ type backend interface {
 	close() error
 }
 
-// ErrUnsupported: the topology cannot do this to a node.
+// ErrUnsupported says that the topology cannot do this to a node.
 var ErrUnsupported = errors.New("not possible in this topology")
 
 // Start starts a cluster and returns once it has a leader and all nodes are
@@ -177,7 +177,7 @@ func (c *Cluster) bootstrap(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i := range nodes {
 		wg.Go(func() {
-			nodes[i], errs[i] = c.backend.start(ctx, uint64(i)+1) //nolint:gosec // a handful of nodes
+			nodes[i], errs[i] = c.backend.start(ctx, uint64(i)+1)
 		})
 	}
 	wg.Wait()
@@ -422,7 +422,7 @@ func (c *Cluster) Close() error {
 
 	var errs []error
 	if c.admin != nil {
-		c.admin.Close()
+		errs = append(errs, c.admin.Close())
 	}
 	ended := make([]error, len(nodes))
 	var wg sync.WaitGroup

@@ -48,9 +48,8 @@ func write(ctx context.Context, c *cluster.Cluster, key, value string) (uint64, 
 	if err != nil {
 		return 0, err
 	}
-	defer client.Close()
 	resp, err := client.Put(ctx, []byte(key), []byte(value))
-	return resp.GetModRevision(), err
+	return resp.GetModRevision(), errors.Join(err, client.Close())
 }
 
 func TestShapes(t *testing.T) {
@@ -68,7 +67,11 @@ func TestShapes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer client.Close()
+			defer func() {
+				if err := client.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
 			// Linearizable by default.
 			got, err := client.Get(ctx, []byte("k"), kvv1.Consistency_CONSISTENCY_UNSPECIFIED)
 			if err != nil || string(got.GetValue()) != "v" {

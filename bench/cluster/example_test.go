@@ -16,12 +16,12 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // an example
 	client, err := c.Client()
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer client.Close()
+	defer client.Close() //nolint:errcheck // an example
 
 	if _, err := client.Put(ctx, []byte("greeting"), []byte("hello")); err != nil {
 		log.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"raftlab/kv/node"
 )
 
-// ErrNoServer: there is no raftkv to start.
+// ErrNoServer says that there is no raftkv to start.
 var ErrNoServer = errors.New("raftkv not found beside this program nor on PATH; build it or name it with --server-bin")
 
 // FindServer returns the raftkv to start: the one named, else the one beside

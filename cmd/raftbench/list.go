@@ -2,13 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
-
-	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -71,7 +70,7 @@ func listExperiments(cmd *cobra.Command, output string) error {
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, e := range list {
-		fmt.Fprintf(w, "%s\t%d trials\t%.0fs\t%s\n", e.Name, e.Trials, e.Seconds, e.Question)
+		_, _ = fmt.Fprintf(w, "%s\t%d trials\t%.0fs\t%s\n", e.Name, e.Trials, e.Seconds, e.Question)
 	}
 	return w.Flush()
 }
@@ -100,7 +99,7 @@ func listRuns(cmd *cobra.Command, output string) error {
 		if !r.Complete {
 			state = "incomplete"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d trials\t%s\n", r.Dir, r.Experiment, r.Started, r.Trials, state)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%d trials\t%s\n", r.Dir, r.Experiment, r.Started, r.Trials, state)
 	}
 	return w.Flush()
 }
@@ -135,7 +134,7 @@ func showCommand() *cobra.Command {
 func showFields(cmd *cobra.Command) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, k := range bench.Vocabulary() {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.Name, k.Type(), k.String(), k.Usage)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.Name, k.Type(), k.String(), k.Usage)
 	}
 	return w.Flush()
 }

@@ -73,10 +73,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	code := exitCode(ctx, err)
 	if code == exitInterrupted {
-		fmt.Fprintln(stderr, "raftbench: interrupted")
+		_, _ = fmt.Fprintln(stderr, "raftbench: interrupted")
 		return code
 	}
-	fmt.Fprintln(stderr, "raftbench:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	_, _ = fmt.Fprintln(stderr, "raftbench:", strings.ReplaceAll(err.Error(), "\n", "; "))
 	return code
 }
 

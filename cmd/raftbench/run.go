@@ -174,10 +174,10 @@ func runExperiment(cmd *cobra.Command, f *runFlags, name string) error {
 	}
 	trials, estimate := bench.Budget(m, e.Measure, !f.noProfiles)
 	stderr := cmd.ErrOrStderr()
-	fmt.Fprintf(stderr, "%s: %s\n%d variants, %d trials, about %v; seed %d; run folder %s\n",
+	_, _ = fmt.Fprintf(stderr, "%s: %s\n%d variants, %d trials, about %v; seed %d; run folder %s\n",
 		e.Name, e.Question, len(m.Variants), trials, estimate, o.Seed, dir)
 	for _, s := range m.Skipped {
-		fmt.Fprintf(stderr, "skipped %s: %s\n", describe(s.Params), s.Reason)
+		_, _ = fmt.Fprintf(stderr, "skipped %s: %s\n", describe(s.Params), s.Reason)
 	}
 	live := bench.NewLive(stderr)
 	o.Progress = live.Show

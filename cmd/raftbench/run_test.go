@@ -108,9 +108,8 @@ func checkTrial(t *testing.T, dir string, trial *bench.Trial, v bench.Variant) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
 	histograms, err := load.ReadHlog(f)
-	if err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	var counted int64
