@@ -1,6 +1,6 @@
 // Package bench goes from a question to a recorded run.
 //
-// An experiment (experiment.go) is YAML: fields that are fixed, fields that
+// An experiment (experiment.go, read by parse.go) is YAML: fields that are fixed, fields that
 // vary, and what decides. Its vocabulary (settings.go) is the knobs of a node
 // and those of the load. Override (override.go) is what --set and --vary do to
 // it. Expand (matrix.go) makes variants of it, a pure function: what a variant
