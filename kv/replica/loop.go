@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -100,6 +101,8 @@ func (r *Replica) run() {
 			r.drain(&eff)
 			return
 		case <-r.inbox.wake:
+			// Who can run now may be about to propose or to read: it joins the batch.
+			runtime.Gosched()
 		case <-ticker.C:
 			tick = true
 		}
