@@ -1,7 +1,6 @@
 package kv
 
 import (
-	"bytes"
 	"encoding/binary"
 	"slices"
 )
@@ -47,5 +46,3 @@ func (r record) item() Item {
 		Version: r.version(), CreateRevision: r.createRevision(), ModRevision: r.modRevision(),
 	}
 }
-
-func recordLess(a, b record) bool { return bytes.Compare(a, b) < 0 }

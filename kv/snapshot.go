@@ -129,7 +129,7 @@ func (s *snapshotWriter) items(v *View) error {
 		return err
 	}
 	var err error
-	v.tree.Scan(func(r record) bool {
+	v.tree.scan(func(r record) bool {
 		if size := len(r) + len(r.value()); size > MaxItemSize {
 			err = fmt.Errorf("item of %d bytes, at most %d: %w", size, MaxItemSize, ErrTooLarge)
 			return false

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 
-	"github.com/tidwall/btree"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -20,7 +19,7 @@ type SnapshotDecoder struct {
 	partial []byte // of the record that is coming in, with its length prefix
 	header  *kvv1.SnapshotHeader
 	trailer *kvv1.SnapshotTrailer
-	tree    *btree.BTreeG[record]
+	tree    tree
 	last    record // the greatest key so far
 	crc     uint32 // of the records before the present one
 	err     error
@@ -199,12 +198,12 @@ func (d *SnapshotDecoder) takeItem(b []byte) error {
 		return fmt.Errorf("%w snapshot item: version %d, create revision %d, mod revision %d, in a store at %d",
 			ErrMalformed, it.Version, it.CreateRevision, it.ModRevision, d.header.GetRevision())
 	}
-	if d.tree.Len() > 0 && bytes.Compare(d.last, it.Key) >= 0 {
-		return fmt.Errorf("%w: key %d", ErrOrder, d.tree.Len()+1)
+	if d.tree.size() > 0 && bytes.Compare(d.last, it.Key) >= 0 {
+		return fmt.Errorf("%w: key %d", ErrOrder, d.tree.size()+1)
 	}
 	r := newRecord(it.Key, it.Value)
 	r.setMeta(it.CreateRevision, it.ModRevision, it.Version)
-	d.tree.Load(r)
+	d.tree.load(r)
 	d.last = r
 	return nil
 }
@@ -217,7 +216,7 @@ func (d *SnapshotDecoder) takeTrailer(body []byte) error {
 	if t.GetCrc32C() != d.crc {
 		return fmt.Errorf("%w: trailer says %08x, bytes have %08x", ErrChecksum, t.GetCrc32C(), d.crc)
 	}
-	keys := uint64(d.tree.Len())
+	keys := uint64(d.tree.size())
 	if h := d.header.GetKeys(); h != keys || t.GetKeys() != keys {
 		return fmt.Errorf("%w: header says %d, trailer %d, items are %d", ErrKeyCount, h, t.GetKeys(), keys)
 	}
@@ -232,7 +231,7 @@ func (d *SnapshotDecoder) Finish() (*View, error) {
 		return nil, d.err
 	}
 	if d.trailer == nil {
-		d.err = fmt.Errorf("%w: it ends after %d keys", ErrTruncated, d.tree.Len())
+		d.err = fmt.Errorf("%w: it ends after %d keys", ErrTruncated, d.tree.size())
 		return nil, d.err
 	}
 	if len(d.partial) > 0 {

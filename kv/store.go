@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/tidwall/btree"
-
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
@@ -35,7 +33,7 @@ const firstRevision = 1
 // applied by one goroutine, in the order of the log; any goroutine may read.
 type Store struct {
 	mu         sync.RWMutex
-	tree       *btree.BTreeG[record]
+	tree       tree
 	revision   uint64
 	index      uint64
 	term       uint64
@@ -54,10 +52,6 @@ type change struct{ before, after record }
 // NewStore returns an empty store at revision 1 and index 0.
 func NewStore() *Store {
 	return &Store{tree: newTree(), revision: firstRevision, membership: &kvv1.Membership{}}
-}
-
-func newTree() *btree.BTreeG[record] {
-	return btree.NewBTreeGOptions(recordLess, btree.Options{NoLocks: true})
 }
 
 // Apply applies a normal entry of the raft log and appends the result of each
@@ -142,9 +136,9 @@ func (s *Store) batch(c *Command, index uint64, r *Result) {
 func (s *Store) rollback(c *Command, r *Result) {
 	for _, ch := range slices.Backward(s.undo) {
 		if ch.before != nil {
-			s.tree.Set(ch.before)
+			s.tree.set(ch.before)
 		} else {
-			s.tree.Delete(ch.after)
+			s.tree.remove(ch.after)
 		}
 	}
 	for i := range r.Steps[:len(r.Steps)-1] {
@@ -160,18 +154,18 @@ func (s *Store) step(c *Command, revision uint64, r *Result) change {
 	case KindPut:
 		return s.put(c, revision, r)
 	case KindDelete:
-		before, found := s.tree.Delete(c.Key)
+		before, found := s.tree.remove(c.Key)
 		r.Found, r.Succeeded = found, true
 		return change{before: before}
 	case KindCompareAndSwap:
-		before, found := s.tree.Get(c.Key)
+		before, found := s.tree.get(c.Key)
 		if found == c.ExpectAbsent || found && !bytes.Equal(before.value(), c.Expect) {
 			r.show(before, found)
 			return change{}
 		}
 		return s.put(c, revision, r)
 	case KindGet:
-		r.show(s.tree.Get(c.Key))
+		r.show(s.tree.get(c.Key))
 		r.Succeeded = true
 		return change{}
 	case KindBatch:
@@ -181,7 +175,7 @@ func (s *Store) step(c *Command, revision uint64, r *Result) change {
 
 func (s *Store) put(c *Command, revision uint64, r *Result) change {
 	after := newRecord(c.Key, c.Value)
-	before, found := s.tree.Set(after)
+	before, found := s.tree.set(after)
 	r.CreateRevision, r.ModRevision, r.Version = revision, revision, 1
 	if found {
 		r.CreateRevision, r.Version = before.createRevision(), before.version()+1
@@ -224,13 +218,13 @@ func (s *Store) State() State {
 }
 
 func (s *Store) state() State {
-	return State{Revision: s.revision, Index: s.index, Term: s.term, Keys: uint64(s.tree.Len())}
+	return State{Revision: s.revision, Index: s.index, Term: s.term, Keys: uint64(s.tree.size())}
 }
 
 // Get reads one key, and the state of the store that it was read from.
 func (s *Store) Get(key []byte) (Item, State, bool) {
 	s.mu.RLock()
-	rec, found := s.tree.Get(key)
+	rec, found := s.tree.get(key)
 	state := s.state()
 	s.mu.RUnlock()
 	if !found {
@@ -246,7 +240,7 @@ func (s *Store) View() *View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.view == nil {
-		s.view = &View{tree: s.tree.Copy(), state: s.state(), membership: s.membership}
+		s.view = &View{tree: s.tree.copy(), state: s.state(), membership: s.membership}
 	}
 	return s.view
 }

@@ -1,11 +1,10 @@
 package kv
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"sync"
-
-	"github.com/tidwall/btree"
 
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
@@ -15,15 +14,15 @@ import (
 // since.
 type View struct {
 	copying    sync.Mutex // a copy marks the tree that it copies
-	tree       *btree.BTreeG[record]
+	tree       tree
 	state      State
 	membership *kvv1.Membership
 }
 
-func (v *View) copyTree() *btree.BTreeG[record] {
+func (v *View) copyTree() tree {
 	v.copying.Lock()
 	defer v.copying.Unlock()
-	return v.tree.Copy()
+	return v.tree.copy()
 }
 
 // State returns the state that the view shows.
@@ -33,13 +32,13 @@ func (v *View) State() State { return v.state }
 func (v *View) Membership() *kvv1.Membership { return v.membership }
 
 // Len returns the number of keys.
-func (v *View) Len() int { return v.tree.Len() }
+func (v *View) Len() int { return v.tree.size() }
 
 // Scan visits the keys from start (inclusive) to end (exclusive; nil is no
 // bound) in order, until visit returns false.
 func (v *View) Scan(start, end []byte, visit func(Item) bool) {
-	v.tree.Ascend(start, func(r record) bool {
-		if end != nil && !recordLess(r, end) {
+	v.tree.ascend(start, func(r record) bool {
+		if end != nil && bytes.Compare(r, end) >= 0 {
 			return false
 		}
 		return visit(r.item())
@@ -55,7 +54,7 @@ func (v *View) Hash() [sha256.Size]byte {
 	var head [5 * 8]byte
 	binary.LittleEndian.PutUint64(head[:], v.state.Revision)
 	h.Write(head[:8])
-	v.tree.Scan(func(r record) bool {
+	v.tree.scan(func(r record) bool {
 		binary.LittleEndian.PutUint64(head[:], uint64(len(r)))
 		binary.LittleEndian.PutUint64(head[8:], uint64(len(r.value())))
 		copy(head[16:], r.meta())
