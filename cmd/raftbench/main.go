@@ -103,7 +103,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(runCommand(), listCommand(), showCommand(), reportCommand(), versionCommand(), wireServerCommand())
+	root.AddCommand(runCommand(), listCommand(), showCommand(), reportCommand(), indexCommand(), versionCommand(), wireServerCommand())
 	settle(root)
 	return root
 }
