@@ -164,11 +164,11 @@ func (p *localPeer) receiver() *localNode {
 		Protocol: protocolVersion, ClusterId: self.ClusterID, From: self.Node, FromIncarnation: self.Incarnation,
 		To: p.ID, ToIncarnation: p.Incarnation, ReceiveLimitBytes: MinLimit,
 	})
-	if fatal {
-		to.handler.Refused(err)
-	}
 	if err != nil {
 		p.show(err.Error())
+		if fatal {
+			to.handler.Refused(err)
+		}
 		return nil
 	}
 	if !member {

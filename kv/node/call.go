@@ -23,7 +23,11 @@ type call struct {
 	proposal [1]replica.Proposal
 }
 
-var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+var calls = newCallPool()
+
+func newCallPool() *sync.Pool {
+	return &sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+}
 
 // Done implements replica.Waiter.
 func (c *call) Done(_ int, result kv.Result, err error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,6 +144,9 @@ func wantReason(t *testing.T, err error, code codes.Code, text string) {
 }
 
 func TestPageTokens(t *testing.T) {
+	// A channel that is made within synctest's bubble can't be used outside.
+	defer func(outside *sync.Pool) { calls = outside }(calls)
+	calls = newCallPool()
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newTestService(t)
 		defer s.pins.close()
