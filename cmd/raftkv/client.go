@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -49,7 +52,7 @@ func withClient(opts *globalOptions, do func(ctx context.Context, s *session, ar
 		defer func() { _ = c.Close() }()
 		ctx, cancel := context.WithTimeout(cmd.Context(), opts.timeout)
 		defer cancel()
-		return withExitCode(do(ctx, &session{Client: c, cmd: cmd, opts: opts}, args))
+		return opts.explain(do(ctx, &session{Client: c, cmd: cmd, opts: opts}, args))
 	}
 }
 
@@ -57,8 +60,8 @@ func parseEndpoints(list []string) ([]string, error) {
 	endpoints := make([]string, 0, len(list))
 	for _, e := range list {
 		e = strings.TrimSpace(e)
-		if _, _, err := net.SplitHostPort(e); err != nil {
-			return nil, usageErrorf("endpoint %q is not host:port", e)
+		if err := checkAddress("endpoint", e); err != nil {
+			return nil, err
 		}
 		endpoints = append(endpoints, e)
 	}
@@ -68,11 +71,44 @@ func parseEndpoints(list []string) ([]string, error) {
 	return endpoints, nil
 }
 
-// withExitCode tells a write of unknown outcome from one that failed.
-func withExitCode(err error) error {
+// checkAddress refuses what can't be dialled, before a timeout's worth of trying.
+func checkAddress(what, address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return usageErrorf("%s %q is not host:port", what, address)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return usageErrorf("%s %q has a port outside 1 to 65535", what, address)
+	}
+	return nil
+}
+
+// checkNodeID refuses ids that no node can have.
+func checkNodeID(what string, id uint64) error {
+	switch {
+	case id == 0:
+		return usageErrorf("%s 0 must be at least 1", what)
+	case id > maxNodeID:
+		return usageErrorf("%s %d is reserved by raft; the largest is %d", what, id, uint64(maxNodeID))
+	}
+	return nil
+}
+
+// maxNodeID leaves out the two ids that raft keeps for itself.
+const maxNodeID = math.MaxUint64 - 2
+
+// explain tells a write of unknown outcome from one that failed, and hints at
+// what to do where nobody listens.
+func (o *globalOptions) explain(err error) error {
 	var e *client.Error
-	if errors.As(err, &e) && e.Applied == kvv1.Applied_APPLIED_UNKNOWN {
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch {
+	case e.Applied == kvv1.Applied_APPLIED_UNKNOWN:
 		return &exitError{code: exitUnknown, err: err}
+	case e.Code == codes.Unavailable && strings.Contains(err.Error(), "connection refused"):
+		return fmt.Errorf("%w (is a node up at %s? raftkv serve starts one)", err, strings.Join(o.endpoints, ","))
 	}
 	return err
 }

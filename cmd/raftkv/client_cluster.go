@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,11 +55,11 @@ func addLearnerCommand(opts *globalOptions) *cobra.Command {
 		Short: "Add a node that receives the log but has no vote; returns once applied",
 		Args:  cobra.NoArgs,
 		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
-			if id == 0 {
-				return usageErrorf("id 0 must be at least 1")
+			if err := checkNodeID("id", id); err != nil {
+				return err
 			}
-			if _, _, err := net.SplitHostPort(address); err != nil {
-				return usageErrorf("addr %q is not host:port", address)
+			if err := checkAddress("addr", address); err != nil {
+				return err
 			}
 			m, err := s.AddLearner(ctx, id, address)
 			if err != nil {
@@ -129,8 +128,8 @@ func removeNodeCommand(opts *globalOptions) *cobra.Command {
 		Short: "Remove a voter or learner for good: its id is not used again",
 		Args:  cobra.NoArgs,
 		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
-			if id == 0 {
-				return usageErrorf("id 0 must be at least 1")
+			if err := checkNodeID("id", id); err != nil {
+				return err
 			}
 			m, err := s.RemoveNode(ctx, id)
 			if err != nil {
@@ -150,8 +149,8 @@ func transferCommand(opts *globalOptions) *cobra.Command {
 		Short: "Hand leadership to a voter; returns when it leads",
 		Args:  cobra.NoArgs,
 		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
-			if to == 0 {
-				return usageErrorf("to 0 must be at least 1")
+			if err := checkNodeID("to", to); err != nil {
+				return err
 			}
 			r, err := s.TransferLeadership(ctx, to)
 			if err != nil {

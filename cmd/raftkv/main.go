@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
 	"strings"
@@ -21,6 +22,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"raftlab/kv/node"
 )
 
 // Exit codes, which others script against.
@@ -141,9 +145,7 @@ func newRoot() *cobra.Command {
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return &exitError{code: exitUsage, err: err}
-	})
+	root.SetFlagErrorFunc(badFlag)
 	flags := root.PersistentFlags()
 	flags.StringVarP(&opts.output, "output", "o", "text", "`FORMAT` of the answer: text or json")
 	flags.DurationVar(&opts.timeout, "timeout", 10*time.Second, "how long the whole command may take, a `DUR`; for serve, how long a graceful stop may")
@@ -164,6 +166,14 @@ func settle(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		settle(sub)
 	}
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageErrorf("%w; usage: %s", err, cmd.UseLine())
+			}
+			return nil
+		}
+	}
 	if runE := cmd.RunE; runE != nil {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			err := runE(cmd, args)
@@ -180,7 +190,7 @@ func settle(cmd *cobra.Command) {
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return usageErrorf("unknown command %q for %q", args[0], cmd.CommandPath())
+			return unknownCommand(cmd, args[0])
 		}
 		cmd.SetOut(cmd.ErrOrStderr())
 		if err := cmd.Help(); err != nil {
@@ -188,6 +198,37 @@ func settle(cmd *cobra.Command) {
 		}
 		return &exitError{code: exitUsage}
 	}
+}
+
+func unknownCommand(cmd *cobra.Command, word string) error {
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(word); len(near) > 0 {
+		return usageErrorf("unknown command %q for %q (did you mean %s?)", word, cmd.CommandPath(), strings.Join(near, ", "))
+	}
+	return usageErrorf("unknown command %q for %q; %s --help lists them", word, cmd.CommandPath(), cmd.CommandPath())
+}
+
+// badFlag words what is wrong with a flag without the parser's own terms.
+func badFlag(cmd *cobra.Command, err error) error {
+	if field, bad := errors.AsType[*node.FieldError](err); bad {
+		return &exitError{code: exitUsage, err: field}
+	}
+	value, bad := errors.AsType[*pflag.InvalidValueError](err)
+	if !bad {
+		return usageErrorf("%w; see %s --help", err, cmd.CommandPath())
+	}
+	problem := "is not a whole number of 0 or more"
+	switch value.GetFlag().Value.Type() {
+	case "bool":
+		problem = "is not true or false"
+	case "duration":
+		problem = "is not a duration such as 500ms or 10s"
+	case "uint32":
+		problem = fmt.Sprintf("is not a whole number from 0 to %d", uint32(math.MaxUint32))
+	case "stringSlice":
+		problem = "is not a comma-separated list"
+	}
+	return usageErrorf("%s %q %s", value.GetFlag().Name, value.GetValue(), problem)
 }
 
 func defaultEndpoints() []string {

@@ -55,12 +55,6 @@ added to one (raftkv cluster add-learner).`,
 	flags.StringVar(&so.profile, "profile", "", "profile the whole life of the process; `MODE` is one of "+strings.Join(profileNames(), ", "))
 	flags.StringVar(&so.profileDir, "profile-dir", ".", "`DIR` to write the profile to")
 	flags.BoolVar(&so.withStdin, "exit-with-stdin", false, "stop when stdin ends, so that the node goes with the program that started it")
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		if field, bad := errors.AsType[*node.FieldError](err); bad {
-			err = field
-		}
-		return &exitError{code: exitUsage, err: err}
-	})
 	return cmd
 }
 

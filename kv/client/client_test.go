@@ -197,6 +197,10 @@ func TestUnreachable(t *testing.T) {
 	if status.Code(err) != codes.Unavailable || client.Applied(err) != no {
 		t.Errorf("%v, applied %v; want unavailable and not applied", err, client.Applied(err))
 	}
+	want := "Put: Unavailable: dial tcp " + cluster.Node(1).Address + ": connect: connection refused"
+	if err.Error() != want {
+		t.Errorf("got  %s\nwant %s", err, want)
+	}
 	if _, err := c.Get(ctx, []byte("k"), lin); client.Applied(err) != no {
 		t.Errorf("get: %v", err)
 	}

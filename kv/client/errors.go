@@ -39,7 +39,7 @@ type Error struct {
 // Error says which call failed, why, and whether it may have been applied.
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s: %s", e.Method, e.Code, e.status.Message())
+	fmt.Fprintf(&b, "%s: %s: %s", e.Method, e.Code, plain(e.status.Message()))
 	switch {
 	case e.NotLeader && e.LeaderAddress != "":
 		fmt.Fprintf(&b, " (leader is node %d at %s)", e.LeaderID, e.LeaderAddress)
@@ -50,6 +50,15 @@ func (e *Error) Error() string {
 		b.WriteString(" (outcome unknown: it may have been applied)")
 	}
 	return b.String()
+}
+
+// plain takes gRPC's wrapping off what says why there is no connection.
+func plain(message string) string {
+	const before, after = `connection error: desc = "transport: Error while dialing: `, `"`
+	if inner, ok := strings.CutPrefix(message, before); ok {
+		return strings.TrimSuffix(inner, after)
+	}
+	return message
 }
 
 // Unwrap returns the gRPC status as an error.

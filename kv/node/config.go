@@ -256,7 +256,11 @@ func checkAddress(field, addr string) error {
 		return &FieldError{Field: field, Value: strconv.Quote(addr), Problem: "is not host:port"}
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		return &FieldError{Field: field, Value: strconv.Quote(addr), Problem: "has a port outside 0 to 65535"}
+		problem := "has a port outside 0 to 65535"
+		if field == "peer-addr" {
+			problem += " (it defaults to the client port + 1000)"
+		}
+		return &FieldError{Field: field, Value: strconv.Quote(addr), Problem: problem}
 	}
 	return nil
 }

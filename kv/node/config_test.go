@@ -117,7 +117,7 @@ func TestBadSettings(t *testing.T) {
 		{"id=0", "id 0 must be at least 1"},
 		{"id=18446744073709551615", "id 18446744073709551615 is reserved by raft; the largest is 18446744073709551613"},
 		{"id=18446744073709551614", "id 18446744073709551614 is reserved by raft; the largest is 18446744073709551613"},
-		{"id=-1", `id "-1" is not a whole number of 0 or more`},
+		{"id=-1", `id "-1" is not a whole number from 0 to 18446744073709551615`},
 		{"addr=localhost", `addr "localhost" is not host:port`},
 		{"addr=localhost:70000", `addr "localhost:70000" has a port outside 0 to 65535`},
 		{"peer-addr=:x", `peer-addr ":x" has a port outside 0 to 65535`},

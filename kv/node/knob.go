@@ -100,7 +100,7 @@ func (k Knob) Set(value string) error {
 	case *uint64:
 		n, err := strconv.ParseUint(value, 10, 64)
 		if err != nil {
-			return fail("is not a whole number of 0 or more")
+			return fail(fmt.Sprintf("is not a whole number from 0 to %d", uint64(math.MaxUint64)))
 		}
 		*p = n
 	case *string:
