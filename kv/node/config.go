@@ -257,7 +257,7 @@ func checkAddress(field, addr string) error {
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
 		problem := "has a port outside 0 to 65535"
-		if field == "peer-addr" {
+		if field == "peer-addr" && n > 65535 {
 			problem += " (it defaults to the client port + 1000)"
 		}
 		return &FieldError{Field: field, Value: strconv.Quote(addr), Problem: problem}
