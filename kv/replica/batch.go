@@ -118,5 +118,8 @@ func EntrySize(data int, term, index uint64) uint64 {
 	return uint64(3 + protowire.SizeVarint(term) + protowire.SizeVarint(index) + protowire.SizeVarint(uint64(data)) + data)
 }
 
+// entryFraming is the most that EntrySize adds to the data.
+const entryFraming = 3 + 3*10
+
 // unlimited stands for no limit on entries.
 const unlimited = math.MaxUint64

@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -38,6 +39,10 @@ type Core struct {
 	held     *proposed  // entries raft did not take: try again
 	pending  map[uint64]*inFlight
 	scratch  []byte // encodes entries; raft copies what is proposed (trap 5)
+	maxEntry uint64 // largest encoded entry that peers can be sent
+
+	ticks uint64            // since the start
+	heard map[uint64]uint64 // tick of the last message, by node
 
 	reads   reads
 	changes changes
@@ -127,6 +132,8 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 		applied:    state.Index,
 		membership: membership,
 		pending:    make(map[uint64]*inFlight),
+		heard:      make(map[uint64]uint64),
+		maxEntry:   unlimited,
 	}
 	c.snap = &snapshotLog{Log: log, core: c}
 	rc, err := cfg.raftConfig(c.snap)
@@ -145,6 +152,7 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 
 // Step takes a message from a peer.
 func (c *Core) Step(m *raftpb.Message) {
+	c.heard[m.GetFrom()] = c.ticks
 	if m.GetType() == raftpb.MsgHeartbeat {
 		// A leader only tells a commit index that this node has acknowledged. A
 		// higher one means this node's log is not the one the leader knows;
@@ -169,6 +177,7 @@ func (c *Core) Step(m *raftpb.Message) {
 
 // Tick advances raft's clock by one tick.
 func (c *Core) Tick() {
+	c.ticks++
 	c.rn.Tick()
 	c.reads.tick()
 	c.changes.tick(c)
@@ -195,6 +204,10 @@ func (c *Core) Propose(ps []Proposal) {
 	c.queue = append(c.queue, ps...)
 	c.count.Commands += uint64(len(ps))
 }
+
+// SetMaxEntryBytes tells the largest encoded raft entry that every peer can be
+// sent: no entry with more than one command exceeds it from now on.
+func (c *Core) SetMaxEntryBytes(n uint64) { c.maxEntry = n }
 
 // Read queues a linearizable read.
 func (c *Core) Read(w ReadWaiter) {
@@ -259,6 +272,7 @@ func (c *Core) Advance(now time.Time, eff *Effects) bool {
 	c.now = now
 	eff.reset()
 	c.propose(eff)
+	c.reads.giveUp(eff)
 	c.reads.start(c)
 	if c.rn.HasReady() {
 		c.ready(c.rn.Ready(), eff)
@@ -469,9 +483,13 @@ func (c *Core) refuseQueue(err error, eff *Effects) {
 // encode packs commands into the entries of one proposal.
 func (c *Core) encode(commands []Proposal) *proposed {
 	p := &proposed{message: &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(c.cfg.ID)}}
+	packer := c.cfg.Packer
+	if c.maxEntry < unlimited { // a peer may take less than this node was set to pack
+		packer.Size = min(packer.Size, int(min(c.maxEntry, math.MaxInt))-entryFraming)
+	}
 	total := 0
 	for i := 0; i < len(commands); {
-		n, size := c.cfg.Packer.next(commands[i:])
+		n, size := packer.next(commands[i:])
 		total += size
 		i += n
 	}
@@ -480,7 +498,7 @@ func (c *Core) encode(commands []Proposal) *proposed {
 	}
 	buf := c.scratch[:0]
 	for len(commands) > 0 {
-		n, _ := c.cfg.Packer.next(commands)
+		n, _ := packer.next(commands)
 		c.sequence++
 		f := inFlightPool.Get().(*inFlight)
 		f.bytes, f.proposed = 0, c.now

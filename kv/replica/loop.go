@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -69,22 +70,48 @@ func (r *Replica) handOver(ctx context.Context) {
 	if err != nil || status.Role != RoleLeader {
 		return
 	}
-	var best Progress
-	for _, p := range status.Progress {
-		if p.ID != r.cfg.ID && !p.Learner && p.RecentActive && p.Match >= best.Match {
-			best = p
+	heirs := heirs(status, uint64(r.cfg.HeartbeatTicks))
+	// Raft gives up on a transfer after an election timeout, and takes no
+	// proposals meanwhile. An heir that lives is far quicker; one that died just
+	// now must not use it all up.
+	patience := r.cfg.Tick * time.Duration(r.cfg.ElectionTicks)
+	if len(heirs) > 1 {
+		patience /= 4
+	}
+	for _, to := range heirs {
+		attempt, cancel := context.WithTimeout(ctx, patience)
+		_, _, err := r.TransferLeadership(attempt, to)
+		cancel()
+		if err == nil {
+			return
+		}
+		r.cfg.Logger.Warn("leadership not handed over", "to", to, "error", err)
+		if r.Leader() != r.cfg.ID || ctx.Err() != nil {
+			return
 		}
 	}
-	if best.ID == 0 {
-		return
+}
+
+// heirs are the voters that a leader may hand over to, best first: those heard
+// of since about the last heartbeat, and of these who has most of the log.
+func heirs(status Status, heartbeat uint64) []uint64 {
+	voters := slices.DeleteFunc(slices.Clone(status.Progress), func(p Progress) bool {
+		return p.ID == status.ID || p.Learner || !p.RecentActive
+	})
+	silent := func(p Progress) uint64 {
+		if p.SilentTicks <= heartbeat+1 {
+			return 0
+		}
+		return p.SilentTicks
 	}
-	// Raft gives up on a transfer after an election timeout.
-	limit := r.cfg.Tick * time.Duration(r.cfg.ElectionTicks)
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	if _, _, err := r.TransferLeadership(ctx, best.ID); err != nil {
-		r.cfg.Logger.Warn("leadership not handed over", "to", best.ID, "error", err)
+	slices.SortStableFunc(voters, func(a, b Progress) int {
+		return cmp.Or(cmp.Compare(silent(a), silent(b)), cmp.Compare(b.Match, a.Match))
+	})
+	ids := make([]uint64, len(voters))
+	for i, p := range voters {
+		ids[i] = p.ID
 	}
+	return ids
 }
 
 // run owns the core.
@@ -107,13 +134,18 @@ func (r *Replica) run() {
 			tick = true
 		}
 		r.deliver(r.inbox.take(), loop)
+		if r.failed.Load() {
+			r.drain(&eff)
+			return
+		}
 		if tick {
 			r.core.Tick()
 		}
 		for r.core.Advance(time.Now(), &eff) {
 			if err := r.perform(&eff, loop); err != nil {
 				r.fail(err)
-				break
+				r.drain(&eff)
+				return
 			}
 		}
 		r.publish()
@@ -148,6 +180,30 @@ func (r *Replica) perform(eff *Effects, loop *appendLoop) error {
 	if eff.Membership != nil {
 		r.changed()
 	}
+	if err := r.takeSnapshots(eff); err != nil {
+		for _, t := range eff.Applies {
+			r.abandon(t)
+		}
+		r.answer(eff)
+		return err
+	}
+	r.publish() // a MsgSnap among the messages refers to the core's view
+	r.send(eff.Messages)
+	if len(eff.Applies) > 0 {
+		r.tasks.put(eff.Applies...)
+	}
+	if eff.Leader != nil { // before those hear of it whom it makes look for another
+		r.leader.Store(*eff.Leader)
+		if r.cfg.LeaderChanged != nil {
+			r.cfg.LeaderChanged(*eff.Leader)
+		}
+	}
+	r.answer(eff)
+	return loop.append(eff.Appends)
+}
+
+// takeSnapshots finds what the snapshots to be installed contain.
+func (r *Replica) takeSnapshots(eff *Effects) error {
 	for _, t := range eff.Applies {
 		if t.Restore == nil {
 			continue
@@ -159,21 +215,6 @@ func (r *Replica) perform(eff *Effects, loop *appendLoop) error {
 		t.incoming = view
 		r.core.Restore(view.Membership())
 		r.changed()
-	}
-	r.publish() // a MsgSnap among the messages refers to the core's view
-	r.send(eff.Messages)
-	if len(eff.Applies) > 0 {
-		r.tasks.put(eff.Applies...)
-	}
-	r.answer(eff)
-	if err := loop.append(eff.Appends); err != nil {
-		return err
-	}
-	if eff.Leader != nil {
-		r.leader.Store(*eff.Leader)
-		if r.cfg.LeaderChanged != nil {
-			r.cfg.LeaderChanged(*eff.Leader)
-		}
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 // takes one of each at a time.
 type changes struct {
 	current  *Change
-	transfer *transfer
+	transfer *Transfer
 }
 
 // Change is one membership change on its way: first learners catch up, then it
@@ -33,7 +33,8 @@ type Change struct {
 	applied  bool
 }
 
-type transfer struct {
+// Transfer is a transfer of leadership on its way.
+type Transfer struct {
 	to   uint64
 	done func(error)
 }
@@ -387,8 +388,9 @@ func sorted(ids []uint64) []uint64 {
 	return ids
 }
 
-// Transfer hands leadership to a voter and calls done when that node leads.
-func (c *Core) Transfer(to uint64, done func(error)) {
+// Transfer hands leadership to a voter and calls done when that node leads. It
+// returns what CancelTransfer takes, nil when done was called already.
+func (c *Core) Transfer(to uint64, done func(error)) *Transfer {
 	switch {
 	case c.role != raft.StateLeader:
 		done(ErrNotLeader)
@@ -399,8 +401,20 @@ func (c *Core) Transfer(to uint64, done func(error)) {
 	case c.changes.transfer != nil:
 		done(fmt.Errorf("%w: a transfer to node %d is under way", ErrRefused, c.changes.transfer.to))
 	default:
-		c.changes.transfer = &transfer{to: to, done: done}
+		t := &Transfer{to: to, done: done}
+		c.changes.transfer = t
 		c.rn.TransferLeader(to)
+		return t
+	}
+	return nil
+}
+
+// CancelTransfer stops waiting for a transfer, so that another may be tried; the
+// node that was asked may still take over.
+func (c *Core) CancelTransfer(t *Transfer, cause error) {
+	if t != nil && c.changes.transfer == t {
+		c.changes.transfer = nil
+		t.done(cause)
 	}
 }
 

@@ -11,8 +11,13 @@ import (
 // (trap 18); reads that come meanwhile share the next one.
 type reads struct {
 	incarnation uint64
-	retryTicks  int // a context without an answer is given up for a new one
-	giveUpTicks int // reads without a leader fail
+	retryTicks  int // a context that long without an answer is given up for a new one, at the least
+	giveUpTicks int // reads without an answer by then fail
+
+	// What retryTicks is at present: more where rounds take longer, or none would
+	// ever be answered in time.
+	patience    int
+	maxPatience int
 
 	sequence uint64
 	waiting  []waitingRead
@@ -40,6 +45,7 @@ func (r *reads) init(cfg Config) {
 	r.incarnation = cfg.Incarnation
 	// A lost round must not cost a read much more than a heartbeat does.
 	r.retryTicks = max(2, cfg.ElectionTicks/4)
+	r.patience, r.maxPatience = r.retryTicks, max(r.retryTicks, cfg.ElectionTicks)
 	r.giveUpTicks = 3 * cfg.ElectionTicks
 }
 
@@ -52,7 +58,8 @@ func (r *reads) tick() {
 	if len(r.inFlight) == 0 {
 		return
 	}
-	if r.age++; r.age >= r.retryTicks {
+	if r.age++; r.age >= r.patience {
+		r.patience = min(2*r.patience, r.maxPatience)
 		r.retry()
 	}
 }
@@ -92,13 +99,13 @@ func (r *reads) confirmed(rs raft.ReadState, term uint64) {
 		r.retry()
 		return
 	}
+	r.patience = min(max(r.retryTicks, 2*(r.age+1)), r.maxPatience)
 	r.ready = append(r.ready, readyReads{rs.Index, r.inFlight})
 	r.inFlight = nil
 	r.context = 0
 }
 
-// release answers reads whose index is applied, and fails those that found no
-// leader for too long.
+// release answers reads whose index is applied.
 func (r *reads) release(eff *Effects) {
 	n := 0
 	for n < len(r.ready) && r.ready[n].index <= r.applied {
@@ -106,6 +113,11 @@ func (r *reads) release(eff *Effects) {
 		n++
 	}
 	r.ready = r.ready[n:]
+}
+
+// giveUp fails reads that no leader answered for too long. A learner never stops
+// believing in a leader that is gone, so this does not ask whether there is one.
+func (r *reads) giveUp(eff *Effects) {
 	late := 0
 	for late < len(r.waiting) && r.ticks-r.waiting[late].since >= r.giveUpTicks {
 		late++

@@ -34,8 +34,8 @@ type Replica struct {
 	bytes      atomic.Int64
 
 	mu       sync.Mutex
-	view     *kv.View // that a MsgSnap may refer to
-	incoming *kv.View // taken in, not yet installed
+	view     *kv.View                   // that a MsgSnap may refer to
+	incoming map[snapshotPoint]*kv.View // taken in, not yet installed
 
 	started  atomic.Bool
 	stopping atomic.Bool
@@ -56,7 +56,8 @@ func New(cfg Config, log Log, store *kv.Store) (*Replica, error) {
 	r := &Replica{
 		cfg: cfg, core: core, log: log, store: store,
 		inbox: newInbox(), tasks: newTaskQueue(),
-		quit: make(chan struct{}), done: make(chan struct{}),
+		incoming: make(map[snapshotPoint]*kv.View),
+		quit:     make(chan struct{}), done: make(chan struct{}),
 	}
 	r.maxEntry.Store(unlimited)
 	r.membership.Store(store.Membership())
@@ -70,8 +71,12 @@ func (r *Replica) Leader() uint64 { return r.leader.Load() }
 func (r *Replica) Membership() *kvv1.Membership { return r.membership.Load() }
 
 // SetMaxEntryBytes tells the largest encoded raft entry that every peer can be
-// sent; larger commands are refused from now on.
-func (r *Replica) SetMaxEntryBytes(n uint64) { r.maxEntry.Store(n) }
+// sent; larger commands are refused from now on, and no more are packed into one
+// entry than fit.
+func (r *Replica) SetMaxEntryBytes(n uint64) {
+	r.maxEntry.Store(n)
+	r.call(func(c *Core) { c.SetMaxEntryBytes(n) })
+}
 
 // Propose hands commands to the leader's log, in order. Either all are taken in,
 // and each one's Waiter hears once what became of it, or none is and an error
@@ -159,7 +164,8 @@ func (r *Replica) call(f func(*Core)) {
 }
 
 // ask runs f on the core and waits for its reply. When the context ends first,
-// abandon runs on the core with the cause; the reply it makes is returned.
+// abandon runs on the core with the cause; the reply it makes is returned. When
+// the replica ends first, what f began has an unknown outcome.
 func ask[T any](ctx context.Context, r *Replica, f func(c *Core, reply func(T, error)), abandon func(c *Core, cause error)) (T, error) {
 	type answer struct {
 		value T
@@ -168,12 +174,24 @@ func ask[T any](ctx context.Context, r *Replica, f func(c *Core, reply func(T, e
 	var none T
 	ch := make(chan answer, 2)
 	reply := func(value T, err error) { ch <- answer{value, err} }
-	r.call(func(c *Core) { f(c, reply) })
+	begun := false // by the raft goroutine, which has ended once done is closed
+	ended := func() (T, error) {
+		select {
+		case a := <-ch: // what it replied before it ended
+			return a.value, a.err
+		default:
+		}
+		if begun {
+			return none, ErrUnknownOutcome
+		}
+		return none, ErrStopped
+	}
+	r.call(func(c *Core) { begun = true; f(c, reply) })
 	select {
 	case a := <-ch:
 		return a.value, a.err
 	case <-r.done:
-		return none, ErrStopped
+		return ended()
 	case <-ctx.Done():
 	}
 	if abandon == nil {
@@ -184,7 +202,7 @@ func ask[T any](ctx context.Context, r *Replica, f func(c *Core, reply func(T, e
 	case a := <-ch:
 		return a.value, a.err
 	case <-r.done:
-		return none, ErrUnknownOutcome
+		return ended()
 	}
 }
 
@@ -237,11 +255,12 @@ func (r *Replica) change(ctx context.Context, begin func(*Core, func(*kvv1.Membe
 }
 
 // TransferLeadership hands leadership to a voter; it returns when that node
-// leads.
+// leads. When the context ends first, that node may still take over.
 func (r *Replica) TransferLeadership(ctx context.Context, to uint64) (leader, term uint64, err error) {
+	var done *Transfer
 	term, err = ask(ctx, r, func(c *Core, reply func(uint64, error)) {
-		c.Transfer(to, func(err error) { reply(c.term, err) })
-	}, nil)
+		done = c.Transfer(to, func(err error) { reply(c.term, err) })
+	}, func(c *Core, cause error) { c.CancelTransfer(done, cause) })
 	return to, term, err
 }
 

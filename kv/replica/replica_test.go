@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -339,6 +340,180 @@ func TestStopHandsOver(t *testing.T) {
 	}
 	if err := all[0].Propose([]Proposal{{Waiter: make(once, 1)}}); !errors.Is(err, ErrStopped) {
 		t.Errorf("a stopped node answers %v", err)
+	}
+}
+
+// A leader that stops when a follower has just died hands over to the other one.
+func TestStopHandsOverPastADeadNode(t *testing.T) {
+	for _, dead := range []uint64{2, 3} {
+		t.Run(fmt.Sprint(dead), func(t *testing.T) {
+			n, all := startReplicas(t, 3, func(c *Config) { c.Tick = 200 * time.Millisecond })
+			form(t, all)
+			n.mu.Lock()
+			n.cut[dead] = true
+			n.mu.Unlock()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if err := all[0].Stop(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if leader := all[0].Leader(); leader != 5-dead {
+				t.Errorf("the leader is %d after node 1 stopped", leader)
+			}
+		})
+	}
+}
+
+func TestHeirs(t *testing.T) {
+	status := Status{ID: 1, Progress: []Progress{
+		{ID: 1, Match: 100, RecentActive: true},
+		{ID: 2, Match: 90, RecentActive: true, SilentTicks: 2},
+		{ID: 3, Match: 100, RecentActive: true, SilentTicks: 4},
+		{ID: 4, Match: 100, RecentActive: true, Learner: true},
+		{ID: 5, Match: 100, SilentTicks: 20},
+		{ID: 6, Match: 95, RecentActive: true, SilentTicks: 1},
+	}}
+	if got := heirs(status, 1); !slices.Equal(got, []uint64{6, 2, 3}) {
+		t.Errorf("heirs are %v", got)
+	}
+}
+
+// What the raft goroutine began and did not answer before it ended may have
+// happened; what it never saw did not.
+func TestOutcomeOfACallThatTheEndCuts(t *testing.T) {
+	_, all := startReplicas(t, 1, nil)
+	r := all[0]
+	_, err := ask(t.Context(), r, func(*Core, func(int, error)) { r.end() }, nil)
+	if !errors.Is(err, ErrUnknownOutcome) {
+		t.Errorf("a call that was begun gets %v", err)
+	}
+	if _, err := r.Status(t.Context()); !errors.Is(err, ErrStopped) {
+		t.Errorf("a call after the end gets %v", err)
+	}
+}
+
+// When a node can't go on, all who wait hear of it.
+func TestFailureTellsEveryWaiter(t *testing.T) {
+	r, err := New(testConfig(1), storage.NewMemory(), kv.NewStore())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ops.Add(2)
+	applying, refused := make(once, 1), make(once, 1)
+	err = r.perform(&Effects{
+		Applies: []*ApplyTask{
+			{Entries: make([]*raftpb.Entry, 1), waiters: []*inFlight{{refs: []waiterRef{{applying, 0}}}}},
+			{Restore: &raftpb.SnapshotMetadata{Index: new(uint64(7))}},
+		},
+		Answers: []Answer{{refs: []waiterRef{{refused, 0}}, err: ErrNotLeader}},
+	}, &appendLoop{replica: r})
+	if err == nil {
+		t.Fatal("a snapshot that never came was installed")
+	}
+	if len(applying) != 1 || len(refused) != 1 || r.ops.Load() != 0 {
+		t.Fatalf("heard: %d, %d; %d operations under way", len(applying), len(refused), r.ops.Load())
+	}
+	if o := <-applying; !errors.Is(o.err, ErrUnknownOutcome) {
+		t.Errorf("a write that is committed gets %v", o.err)
+	}
+}
+
+// leaderAtAnswer notes who was said to lead when it was answered.
+type leaderAtAnswer struct {
+	replica *Replica
+	leader  uint64
+}
+
+func (l *leaderAtAnswer) Done(int, kv.Result, error) { l.leader = l.replica.Leader() }
+
+// Who is refused for want of leadership is told of the new leader, not of the
+// node that refuses.
+func TestLeaderIsKnownBeforeTheRefusal(t *testing.T) {
+	r, err := New(testConfig(1), storage.NewMemory(), kv.NewStore())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.leader.Store(1)
+	w := &leaderAtAnswer{replica: r}
+	err = r.perform(&Effects{
+		Leader: new(uint64(2)), Answers: []Answer{{refs: []waiterRef{{w, 0}}, err: ErrNotLeader}},
+	}, &appendLoop{replica: r})
+	if err != nil || w.leader != 2 {
+		t.Errorf("the leader is %d when the write is refused, %v", w.leader, err)
+	}
+}
+
+// Two leaders may send a snapshot at the same time: raft takes the newer one,
+// whichever came last.
+func TestSnapshotsThatCross(t *testing.T) {
+	cfg := testConfig(1)
+	cfg.Send = func([]*raftpb.Message) {}
+	r, err := New(cfg, storage.NewMemory(), kv.NewStore())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, index := range []uint64{20, 10} {
+		source := kv.NewStore()
+		source.SetMembership(index, 2, &kvv1.Membership{ClusterId: 1, Voters: []uint64{2}, Learners: []uint64{1}})
+		m := &raftpb.Message{
+			Type: raftpb.MsgSnap.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(3)),
+			Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+				Index: new(index), Term: new(uint64(2)), ConfState: ConfState(source.Membership()),
+			}},
+		}
+		sink, err := r.AcceptSnapshot(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := kv.WriteSnapshot(sink, source.View()); err != nil {
+			t.Fatal(err)
+		}
+		if err := sink.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Start()
+	defer func() {
+		if err := r.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	eventually(t, "snapshot", func() bool {
+		select {
+		case <-r.Done():
+			return true
+		default:
+			return r.store.State().Index == 20
+		}
+	})
+	eventually(t, "memory given back", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.incoming) == 0
+	})
+}
+
+// A peer with a lower limit than this node packs for gets entries that fit.
+func TestPackedEntriesFitTheSmallestPeer(t *testing.T) {
+	env := newRandomCluster(t, 1, 10, 1)
+	env.found()
+	n := env.nodes[0]
+	n.core.cfg.Packer.Size = 1 << 20
+	const limit = 300
+	n.core.SetMaxEntryBytes(limit)
+	for range 5 {
+		n.propose(4)
+	}
+	n.pump()
+	last, _ := n.log.LastIndex()
+	entries, err := n.log.Entries(3, last+1, unlimited)
+	if err != nil || len(entries) < 2 {
+		t.Fatalf("%d entries, %v", len(entries), err)
+	}
+	for _, e := range entries {
+		if size := EntrySize(len(e.GetData()), e.GetTerm(), e.GetIndex()); size > limit {
+			t.Errorf("entry %d has %d bytes, limit %d", e.GetIndex(), size, limit)
+		}
 	}
 }
 

@@ -145,21 +145,31 @@ func (s *SnapshotSink) Commit() error {
 		return fmt.Errorf("snapshot is of index %d term %d, announced as index %d term %d",
 			state.Index, state.Term, meta.GetIndex(), meta.GetTerm())
 	}
+	// By what it shows: two leaders may send theirs at the same time, and raft
+	// takes the better one.
 	s.replica.mu.Lock()
-	s.replica.incoming = view
+	s.replica.incoming[pointOf(meta)] = view
 	s.replica.mu.Unlock()
 	s.replica.Step(s.message)
 	// Raft takes or ignores it before the call after the next; an ignored one
 	// would hold on to its memory.
-	s.replica.call(func(*Core) { s.replica.call(func(*Core) { s.replica.dropIncoming(view) }) })
+	s.replica.call(func(*Core) { s.replica.call(func(*Core) { s.replica.dropIncoming(meta, view) }) })
 	return nil
 }
 
-func (r *Replica) dropIncoming(view *kv.View) {
+// snapshotPoint is what a snapshot shows: the state at an index of a term is the
+// same on all nodes.
+type snapshotPoint struct{ index, term uint64 }
+
+func pointOf(meta *raftpb.SnapshotMetadata) snapshotPoint {
+	return snapshotPoint{meta.GetIndex(), meta.GetTerm()}
+}
+
+func (r *Replica) dropIncoming(meta *raftpb.SnapshotMetadata, view *kv.View) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.incoming == view {
-		r.incoming = nil
+	if r.incoming[pointOf(meta)] == view {
+		delete(r.incoming, pointOf(meta))
 	}
 }
 
@@ -170,10 +180,10 @@ func (s *SnapshotSink) Abort() { s.decoder = nil }
 func (r *Replica) takeIncoming(meta *raftpb.SnapshotMetadata) (*kv.View, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	view := r.incoming
-	if view == nil || view.State().Index != meta.GetIndex() || view.State().Term != meta.GetTerm() {
+	view := r.incoming[pointOf(meta)]
+	if view == nil {
 		return nil, fmt.Errorf("raft installs a snapshot at index %d that was not taken in", meta.GetIndex())
 	}
-	r.incoming = nil
+	delete(r.incoming, pointOf(meta))
 	return view, nil
 }

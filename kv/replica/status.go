@@ -47,6 +47,7 @@ type Progress struct {
 	RecentActive    bool
 	Paused          bool
 	PendingSnapshot uint64 // index of the snapshot it is being sent; 0 if none
+	SilentTicks     uint64 // since its last message; 0 for the leader itself
 }
 
 // Counters are totals since the replica started.
@@ -77,6 +78,9 @@ func (c *Core) visitProgress(f func(Progress)) {
 		out := Progress{
 			ID: id, Learner: typ == raft.ProgressTypeLearner, Match: p.Match, Next: p.Next,
 			State: stateName(p.State), RecentActive: p.RecentActive || id == c.cfg.ID,
+		}
+		if id != c.cfg.ID {
+			out.SilentTicks = c.ticks - c.heard[id]
 		}
 		if p.State == tracker.StateSnapshot {
 			out.PendingSnapshot = p.PendingSnapshot
