@@ -31,6 +31,7 @@ func TestParseFaults(t *testing.T) {
 		{"identity is no field", "name: x\nfixed: {id: 3}\n", `x.yaml:2: unknown field "id"`},
 		{"wrong type", "name: x\nfixed:\n  clients: many\n", `x.yaml:3: clients "many" is not a whole number`},
 		{"bad size", "name: x\nfixed:\n  value-size: 10XB\n", `x.yaml:3: value-size "10XB" is not a size such as 512, 64KiB or 4MiB`},
+		{"rate of nothing", "name: x\nfixed:\n  rate: 0\n", "x.yaml:3: rate 0 sends nothing; it must be greater than 0, or auto for a closed loop"},
 		{"not a value", "name: x\nfixed: {chunking: zip}\n", `x.yaml:2: chunking "zip" is not one of none, raft, count, reactive, bounded, fragment`},
 		{"list under fixed", "name: x\nfixed:\n  clients: [1, 2]\n", "x.yaml:3: clients takes one value under fixed; lists go under vary or arms"},
 		{"mapping as value", "name: x\nfixed:\n  clients: {a: 1}\n", "x.yaml:3: clients must be one value, not a mapping"},

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -271,10 +270,13 @@ func (x *expansion) addBaselines(points []point) error {
 			v.Against = x.variants[b].Name // number turns it into the ID
 		}
 	}
-	if !found {
-		return &UsageError{Err: errors.New("no variant has the baseline's settings")}
+	switch {
+	case found || len(x.variants) == 0: // Expand says why there is none
+		return nil
+	case len(x.skipped) > 0:
+		return usagef("no variant has the baseline's settings: %s", x.skipped[0].Reason)
 	}
-	return nil
+	return usagef("no variant has the baseline's settings")
 }
 
 // addCeilings adds one wire variant for each load of a gRPC target. The ceiling

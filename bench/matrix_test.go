@@ -85,7 +85,7 @@ func TestExpandGolden(t *testing.T) {
 			return parse(t, "name: x\nvary: {topology: [in-process, in-process-grpc], value-size: [1MiB, 8MiB], chunking: [bounded, fragment], chunk-size: [1MiB, 8MiB]}\n")
 		},
 		"targets": func(t *testing.T) *Experiment {
-			return parse(t, "name: x\nvary: {topology: [in-process, processes], target: [unary, pipeline, direct, wire], ops-per-message: [1, 64], rate: [0, 1000]}\n")
+			return parse(t, "name: x\nvary: {topology: [in-process, processes], target: [unary, pipeline, direct, wire], ops-per-message: [1, 64], rate: [auto, 1000]}\n")
 		},
 		"one": func(t *testing.T) *Experiment { return parse(t, "name: x\n") },
 	}
@@ -129,7 +129,7 @@ func TestExpandFaults(t *testing.T) {
 		"name: x\nfixed: {rate: -1}\n":                                                        "rate -1 is below the minimum 0",
 		"name: x\nfixed: {chunk-size: 8MiB}\n":                                                "no variant is possible: chunk-size 8MiB exceeds max-message 4MiB",
 		"name: x\nfixed: {heartbeat-ticks: 10}\n":                                             "no variant is possible: election-ticks 10 must be greater than heartbeat-ticks 10",
-		"name: x\nvary: {clients: [1, 2]}\nbaseline: {topology: processes, target: direct}\n": "no variant has the baseline's settings",
+		"name: x\nvary: {clients: [1, 2]}\nbaseline: {topology: processes, target: direct}\n": "no variant has the baseline's settings: target direct drives nodes in this process, not topology processes",
 		"name: x\nfixed: {topology: processes, target: direct}\n":                             "no variant is possible: target direct drives nodes in this process, not topology processes",
 	} {
 		_, err := Expand(parse(t, source))

@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"raftlab/kv/node"
@@ -38,7 +39,7 @@ type Load struct {
 
 	Clients      int       `knob:"clients" usage:"clients, each with one message under way"`
 	Conns        int       `knob:"conns" usage:"client connections that the clients share (default: 1)"`
-	Rate         float64   `knob:"rate" usage:"operations a second to send, by a clock (0: closed loop, as fast as answers come)"`
+	Rate         float64   `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
 	OpsPerMsg    int       `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
 	Op           string    `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
 	ReadRatio    float64   `knob:"read-ratio" usage:"share of gets for op mixed, 0 to 1"`
@@ -121,6 +122,9 @@ func canonical(key, value string) (string, error) {
 	}
 	if value == "auto" {
 		return value, nil
+	}
+	if key == "rate" && s.Load.Rate == 0 {
+		return "", fmt.Errorf("rate %s sends nothing; it must be greater than 0, or auto for a closed loop", value)
 	}
 	return s.Get(key), nil
 }
@@ -289,11 +293,19 @@ func (l *Load) validate() error {
 		{"keys", float64(l.Keys), 1, 1e8},
 	} {
 		if c.value < c.min {
-			return fmt.Errorf("%s %v is below the minimum %v", c.key, c.value, c.min)
+			return fmt.Errorf("%s %s is below the minimum %s", c.key, plain(c.key, c.value), plain(c.key, c.min))
 		}
 		if c.value > c.max {
-			return fmt.Errorf("%s %v exceeds the maximum %v", c.key, c.value, c.max)
+			return fmt.Errorf("%s %s exceeds the maximum %s", c.key, plain(c.key, c.value), plain(c.key, c.max))
 		}
 	}
 	return nil
+}
+
+// plain formats a number as the field is written: 1GiB, not 1.073741824e+09.
+func plain(key string, value float64) string {
+	if key == "value-size" {
+		return node.Size(value).String()
+	}
+	return strconv.FormatFloat(value, 'f', -1, 64)
 }

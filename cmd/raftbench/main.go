@@ -15,12 +15,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"raftlab/bench"
 	"raftlab/bench/cluster"
@@ -110,10 +112,14 @@ func newRoot() *cobra.Command {
 
 // settle makes whatever is wrong with how a command was typed a usage error.
 func settle(root *cobra.Command) {
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
+	root.SetFlagErrorFunc(badFlag)
+	root.SuggestionsMinimumDistance = 2
 	root.Args = cobra.ArbitraryArgs
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				return usageErrorf("unknown command %q (did you mean %s?)", args[0], strings.Join(near, ", "))
+			}
 			return usageErrorf("unknown command %q; raftbench --help lists them", args[0])
 		}
 		cmd.SetOut(cmd.ErrOrStderr())
@@ -123,12 +129,32 @@ func settle(root *cobra.Command) {
 		if args := sub.Args; args != nil {
 			sub.Args = func(cmd *cobra.Command, list []string) error {
 				if err := args(cmd, list); err != nil {
-					return &exitError{exitUsage, err}
+					return usageErrorf("%w; usage: %s", err, cmd.UseLine())
 				}
 				return nil
 			}
 		}
 	}
+}
+
+// badFlag words what is wrong with a flag without the parser's own terms.
+func badFlag(cmd *cobra.Command, err error) error {
+	value, bad := errors.AsType[*pflag.InvalidValueError](err)
+	if !bad {
+		return usageErrorf("%w; see %s --help", err, cmd.CommandPath())
+	}
+	problem := "is not a whole number"
+	switch value.GetFlag().Value.Type() {
+	case "bool":
+		problem = "is not true or false"
+	case "duration":
+		problem = "is not a duration such as 500ms or 2s"
+	case "uint64":
+		problem = fmt.Sprintf("is not a whole number from 0 to %d", uint64(math.MaxUint64))
+	case "stringSlice":
+		problem = "is not a comma-separated list"
+	}
+	return usageErrorf("%s %q %s", value.GetFlag().Name, value.GetValue(), problem)
 }
 
 func versionCommand() *cobra.Command {

@@ -72,9 +72,10 @@ func TestUsage(t *testing.T) {
 		want string // on stderr
 	}{
 		{nil, 2, "which command?"},
-		{[]string{"rum"}, 2, `unknown command "rum"`},
+		{[]string{"rum"}, 2, `unknown command "rum" (did you mean run?)`},
+		{[]string{"xyzzy"}, 2, `unknown command "xyzzy"; raftbench --help lists them`},
 		{[]string{"run", "a", "b"}, 2, "accepts at most 1 arg"},
-		{[]string{"run", "--blocsk", "3"}, 2, "unknown flag: --blocsk"},
+		{[]string{"run", "--blocsk", "3"}, 2, "unknown flag: --blocsk; see raftbench run --help"},
 		{[]string{"run", "quikc"}, 2, `no experiment "quikc" (did you mean quick?)`},
 		{[]string{"run", "./nothing.yaml"}, 2, "no such file"},
 		{[]string{"run", broken}, 2, `x.yaml:3: clients "many" is not a whole number`},
@@ -82,6 +83,16 @@ func TestUsage(t *testing.T) {
 		{[]string{"run", file, "--set", "clints=3"}, 2, `unknown field "clints" (did you mean clients?)`},
 		{[]string{"run", file, "--set", "clients=0"}, 2, "clients 0 is below the minimum 1"},
 		{[]string{"run", file, "--set", "rate=-5"}, 2, "rate -5 is below the minimum 0"},
+		{[]string{"run", file, "--set", "rate=0"}, 2, "rate 0 sends nothing; it must be greater than 0"},
+		{[]string{"run", file, "--set", "value-size=5GiB"}, 2, "value-size 5GiB exceeds the maximum 1GiB"},
+		{[]string{"run", "quick", "--set", "heartbeat-ticks=10"}, 2, "election-ticks 10 must be greater than heartbeat-ticks 10"},
+		{[]string{"run", "quick", "--set", "batch-count=0"}, 2, "batch-count 0 must be at least 1"},
+		{[]string{"run", "quick", "--set", "link-delay=-1ms"}, 2, "link-delay -1ms must not be negative"},
+		{[]string{"run", "quick", "--set", "inflight-bytes=1KiB"}, 2, "inflight-bytes 1KiB is less than append-size 16MiB"},
+		{[]string{"run", file, "--blocks", "x"}, 2, `blocks "x" is not a whole number`},
+		{[]string{"run", file, "--duration", "5"}, 2, `duration "5" is not a duration such as 500ms or 2s`},
+		{[]string{"run", file, "--endpoints", "foo"}, 2, `endpoint "foo" is not host:port`},
+		{[]string{"run", file, "--endpoints", "127.0.0.1:99999"}, 2, `endpoint "127.0.0.1:99999" has a port outside 1 to 65535`},
 		{[]string{"run", file, "--vary", "clients="}, 2, `--vary "clients=" is not FIELD=A,B`},
 		{[]string{"run", file, "--vary", "clients=1,1"}, 2, "clients: lists 1 twice"},
 		{[]string{"run", file, "--duration", "-1s"}, 2, "duration -1s is not from 50ms to 1h"},
@@ -99,15 +110,15 @@ func TestUsage(t *testing.T) {
 		{[]string{"show", "nothing"}, 2, `no experiment "nothing"`},
 		{[]string{"report", "latest"}, 2, "no run in profiles yet"},
 		{[]string{"report", "latest", "--format", "pdf"}, 2, `format "pdf" is not one of`},
-		{[]string{"report"}, 2, "accepts 1 arg"},
+		{[]string{"report"}, 2, "accepts 1 arg(s), received 0; usage: raftbench report RUN|latest"},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 			code, _, stderr := cli(t.Context(), c.args...)
 			if code != c.code || !strings.Contains(stderr, c.want) {
 				t.Errorf("exit %d with %q, want %d with %q", code, stderr, c.code, c.want)
 			}
-			if strings.Contains(stderr, "goroutine ") {
-				t.Errorf("a stack: %s", stderr)
+			if c.args != nil && strings.Count(stderr, "\n") != 1 { // without a command, help follows
+				t.Errorf("more than one line: %s", stderr)
 			}
 		})
 	}

@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -98,6 +100,9 @@ func (f *runFlags) plan(cmd *cobra.Command, name string) (*bench.Experiment, *be
 		}
 	}
 	if len(f.endpoints) > 0 {
+		if err := checkEndpoints(f.endpoints); err != nil {
+			return nil, nil, err
+		}
 		if err := e.Set("topology", bench.TopologyExternal); err != nil {
 			return nil, nil, err
 		}
@@ -119,6 +124,20 @@ func (f *runFlags) plan(cmd *cobra.Command, name string) (*bench.Experiment, *be
 	}
 	m, err := bench.Expand(e)
 	return e, m, err
+}
+
+// checkEndpoints refuses addresses that can't be dialled.
+func checkEndpoints(list []string) error {
+	for _, e := range list {
+		_, port, err := net.SplitHostPort(e)
+		if err != nil {
+			return usageErrorf("endpoint %q is not host:port", e)
+		}
+		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+			return usageErrorf("endpoint %q has a port outside 1 to 65535", e)
+		}
+	}
+	return nil
 }
 
 // profiles of the whole process, by what --profile calls them.
