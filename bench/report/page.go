@@ -114,7 +114,7 @@ func (d *Data) noise() []string {
 // Size of the percentile spectrum.
 const (
 	spectrumW, spectrumH  = 1080, 430
-	spectrumL, spectrumR  = 62, 16
+	spectrumL, spectrumR  = 62, 36
 	spectrumT, spectrumB  = 24, 46
 	maxHighlighted        = 6
 	defaultBestHighlights = 4
