@@ -70,12 +70,13 @@ const (
 
 // sessions remembers who said Hello, by node.
 type sessions struct {
-	mu     sync.RWMutex
+	mu     sync.Mutex
 	byNode map[uint64]caller
 }
 
-// caller is one life of a node and its newest epochs. The lanes of a node
-// connect at the same time, so epochs come in any order.
+// caller is one life of a node and the epochs it used last, that one at the end:
+// a lane that keeps its connection stays known, however often others of the node
+// say Hello.
 type caller struct {
 	incarnation uint64
 	epochs      []uint64
@@ -93,16 +94,24 @@ func (s *sessions) add(node, incarnation, epoch uint64) (restarted bool, err err
 	if restarted {
 		c.epochs = nil
 	}
-	epochs := append(slices.Clone(c.epochs), epoch)
-	slices.Sort(epochs)
-	s.byNode[node] = caller{incarnation, epochs[max(0, len(epochs)-maxEpochs):]}
+	if len(c.epochs) == maxEpochs {
+		c.epochs = slices.Delete(c.epochs, 0, 1)
+	}
+	s.byNode[node] = caller{incarnation, append(c.epochs, epoch)}
 	return restarted, nil
 }
 
 func (s *sessions) has(node, epoch uint64) bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return slices.Contains(s.byNode[node].epochs, epoch)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	epochs := s.byNode[node].epochs
+	i := slices.Index(epochs, epoch)
+	if i < 0 {
+		return false
+	}
+	copy(epochs[i:], epochs[i+1:])
+	epochs[len(epochs)-1] = epoch
+	return true
 }
 
 func (s *sessions) forget(node uint64) {

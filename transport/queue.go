@@ -58,8 +58,6 @@ func (q *queue) push(m queued) (taken, overflowed bool) {
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
-		// Only to say that somebody wants to send.
-		q.signal()
 		return false, false
 	}
 	bytes := q.bytes.Load()

@@ -228,7 +228,7 @@ func TestSessionsAreBounded(t *testing.T) {
 			t.Fatal(restarted, err)
 		}
 	}
-	if !s.has(5, 100) || !s.has(5, 30) || s.has(5, 1) || s.has(5, 10) || len(s.byNode[5].epochs) != maxEpochs {
+	if !s.has(5, 100) || !s.has(5, 20) || s.has(5, 1) || s.has(5, 10) || s.has(5, 30) || len(s.byNode[5].epochs) != maxEpochs {
 		t.Errorf("epochs %v", s.byNode[5])
 	}
 	if restarted, _ := s.add(5, 2, 2); !restarted || s.has(5, 100) || !s.has(5, 2) {
