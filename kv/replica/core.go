@@ -457,8 +457,7 @@ func (c *Core) propose(eff *Effects) {
 		p := c.encode(rest[:take])
 		taken += take
 		if !c.step(p) {
-			// The entries' data lies in scratch: give it away.
-			c.held, c.scratch = p, nil
+			c.held = p // its data lies in scratch, which is not used before raft takes it
 			break
 		}
 	}
