@@ -21,8 +21,6 @@ import (
 
 var randomSeed = flag.Uint64("random.seed", 0, "seed of TestRandomCluster; 0 takes fresh ones")
 
-type kvMembership = kvv1.Membership
-
 // TestRandomCluster drives three or four cores through random deliveries, in any
 // order, some twice and some never, through ticks, storage and apply steps that
 // lag behind each other, proposals, reads, compactions, changes of voters and
@@ -37,7 +35,7 @@ func TestRandomCluster(t *testing.T) {
 	if *randomSeed == 0 {
 		seeds = seeds[:0]
 		for range 24 {
-			seeds = append(seeds, rand.Uint64()|1) //nolint:gosec // a test's choices
+			seeds = append(seeds, rand.Uint64()|1)
 		}
 	}
 	for _, seed := range seeds {
@@ -93,7 +91,7 @@ type randomNode struct {
 func newRandomCluster(t *testing.T, count, electionTicks int, seed uint64) *randomCluster {
 	t.Helper()
 	env := &randomCluster{
-		t: t, rng: rand.New(rand.NewPCG(seed, 0)), now: time.Unix(1700000000, 0), //nolint:gosec // a test's choices
+		t: t, rng: rand.New(rand.NewPCG(seed, 0)), now: time.Unix(1700000000, 0),
 		acked: make(map[string]uint64), refused: make(map[string]bool), entries: make(map[uint64][sha256.Size]byte),
 		leaders: make(map[uint64]uint64), open: make(map[int]bool),
 	}

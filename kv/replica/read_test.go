@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
 // readResult is a ReadWaiter.
@@ -50,7 +52,7 @@ func TestReadOnALearnerWithoutItsLeader(t *testing.T) {
 	env := newRandomCluster(t, 2, 10, 1)
 	first, learner := env.nodes[0], env.nodes[1]
 	env.found()
-	first.core.AddLearner(learner.member(), func(m *kvMembership, err error) {
+	first.core.AddLearner(learner.member(), func(_ *kvv1.Membership, err error) {
 		if err != nil {
 			t.Error(err)
 		}
