@@ -208,7 +208,7 @@ func decodeFragment(src []byte, p *Fragment) error {
 		}
 	}
 	if r.err == nil && p.Total == 0 {
-		return fmt.Errorf("%w: fragment of a total of 0 bytes", ErrMalformed)
+		return fmt.Errorf("%w: fragment of a total of 0 bytes, outside 1 to %d", ErrMalformed, math.MaxInt32)
 	}
 	return r.err
 }

@@ -3,6 +3,7 @@ package transport
 import (
 	"bytes"
 	"hash/crc32"
+	"math"
 	"sync"
 	"time"
 
@@ -94,7 +95,7 @@ func (r *Reassembler) Add(f *Frame, now time.Time) (*pb.Message, error) {
 func checkFragment(p *Fragment) error {
 	switch {
 	case p.Total == 0 || p.Total >= 1<<31:
-		return status.Errorf(codes.InvalidArgument, "fragment of a total of %d bytes", p.Total)
+		return status.Errorf(codes.InvalidArgument, "fragment of a total of %d bytes, outside 1 to %d", p.Total, math.MaxInt32)
 	case p.Len() == 0:
 		return status.Error(codes.InvalidArgument, "fragment without data")
 	case p.Offset >= p.Total || uint64(p.Len()) > p.Total-p.Offset:

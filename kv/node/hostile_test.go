@@ -1,0 +1,190 @@
+package node
+
+import (
+	"hash/crc32"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+	transportv1 "raftlab/proto/raftlab/transport/v1"
+)
+
+// heap is what is in use after a collection.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// One who speaks for node 1 sends its follower what no node would: each is
+// refused by name, and the cluster works on with the memory it had before.
+func TestHostilePeer(t *testing.T) {
+	members := startCluster(t, 2, nil)
+	leader, followers := leaderOf(t, members)
+	victim := followers[0]
+	conn, err := grpc.NewClient("passthrough:///"+victim.PeerAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() //nolint:errcheck // the test is over
+	peer := transportv1.NewRaftTransportClient(conn)
+	ctx := within(t, time.Minute)
+	const oldEpoch, epoch = 1 << 61, 1 << 62 // later than any real one
+	for _, e := range []uint64{oldEpoch, epoch} {
+		if _, err := peer.Hello(ctx, &transportv1.HelloRequest{
+			Protocol: 1, ClusterId: victim.Replica().Membership().GetClusterId(), ReceiveLimitBytes: 4096, Epoch: e,
+			From: leader.ID(), FromIncarnation: leader.self.GetIncarnation(), To: victim.ID(), ToIncarnation: victim.self.GetIncarnation(),
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	term := uint64(1000)
+	header := func(kind pb.MessageType, change func(*pb.Message)) []byte {
+		m := &pb.Message{Type: kind.Enum(), From: new(leader.ID()), To: new(victim.ID()), Term: &term}
+		if change != nil {
+			change(m)
+		}
+		b, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	frame := func(header []byte) *transportv1.Frame {
+		return &transportv1.Frame{From: leader.ID(), To: victim.ID(), Epoch: epoch, Header: header}
+	}
+	data := []byte("0123456789")
+	appendTo := header(pb.MsgApp, func(m *pb.Message) { m.Index, m.LogTerm = new(uint64(1)), new(uint64(1)) })
+	piece := func(message, offset, total uint64, data []byte, withHeader bool) *transportv1.Frame {
+		f := frame(nil)
+		if withHeader {
+			f.Header = appendTo
+		}
+		f.Fragment = &transportv1.Fragment{
+			Message: message, Offset: offset, Total: total, Data: data, Crc32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)),
+		}
+		return f
+	}
+	change := func(f *transportv1.Frame, do func(*transportv1.Frame)) *transportv1.Frame {
+		do(f)
+		return f
+	}
+	before := heap()
+	for _, test := range []struct {
+		name  string
+		frame *transportv1.Frame
+		code  codes.Code
+		text  string
+	}{
+		{"wrong To", frame(header(pb.MsgVote, func(m *pb.Message) { m.To = new(uint64(9)) })), codes.PermissionDenied, "to node 9"},
+		{"From another", frame(header(pb.MsgVote, func(m *pb.Message) { m.From = new(uint64(9)) })), codes.PermissionDenied, "from node 9"},
+		{"From reserved", frame(header(pb.MsgStorageAppendResp, func(m *pb.Message) { m.From = new(uint64(math.MaxUint64)) })), codes.PermissionDenied, "reserved node id 18446744073709551615"},
+		{"local type", frame(header(pb.MsgHup, nil)), codes.PermissionDenied, "MsgHup"},
+		{"junk", frame([]byte{0xff}), codes.InvalidArgument, ""},
+		{"first missing", piece(1, 10, 30, data, false), codes.InvalidArgument, "first piece never came"},
+		{"total 0", piece(2, 0, 0, data, true), codes.InvalidArgument, "total of 0 bytes, outside 1 to 2147483647"},
+		{"total 2^31", piece(3, 0, 1<<31, data, true), codes.InvalidArgument, "total of 2147483648 bytes"},
+		{"offset past total", piece(4, 31, 30, data, true), codes.InvalidArgument, "at offset 31 passes the total of 30"},
+		{"checksum", change(piece(5, 0, 30, data, true), func(f *transportv1.Frame) { f.Fragment.Crc32C++ }), codes.DataLoss, "checksum"},
+		{"a first piece", piece(6, 0, 30, data, true), codes.OK, ""},
+		{"the same again", piece(6, 0, 30, data, true), codes.OK, ""},
+		{"a gap", piece(6, 20, 30, data, false), codes.InvalidArgument, "one is missing"},
+		{"another first piece", piece(7, 0, 30, data, true), codes.OK, ""},
+		{"again with other bytes", piece(7, 0, 30, []byte("9876543210"), true), codes.InvalidArgument, "came again with other bytes"},
+		{"old epoch", change(piece(8, 0, 30, data, true), func(f *transportv1.Frame) { f.Epoch = oldEpoch }), codes.InvalidArgument, "fragment of epoch"},
+		// Raft would panic of it; only the replica can know.
+		{"commit beyond the log", frame(header(pb.MsgHeartbeat, func(m *pb.Message) { m.Commit = new(uint64(1 << 40)) })), codes.OK, ""},
+	} {
+		_, err := peer.Send(ctx, test.frame)
+		if st := status.Convert(err); st.Code() != test.code || !strings.Contains(st.Message(), test.text) {
+			t.Errorf("%s: %v, want %v %q", test.name, err, test.code, test.text)
+		}
+	}
+	exhausted := 0
+	for i := range uint64(10000) {
+		if _, err := peer.Send(ctx, piece(100+i, 0, 1<<20, data, true)); status.Code(err) == codes.ResourceExhausted {
+			exhausted++
+		}
+	}
+	// Each refusal drops what was open before it.
+	if exhausted < 500 {
+		t.Errorf("%d refusals of 10,000 open messages", exhausted)
+	}
+	if err := victim.Err(); err != nil {
+		t.Fatalf("the node is down: %v", err)
+	}
+	eventually(t, "a write commits", func() bool {
+		l, _ := leaderOf(t, members)
+		_, err := l.kv.Put(within(t, time.Second), &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")})
+		return err == nil
+	})
+	if grown := heap() - before; grown > 16<<20 {
+		t.Errorf("the heap grew by %d bytes", grown)
+	}
+}
+
+// 20,000 streams at once on one connection, from one who does not read the
+// settings: those over the limit are refused, and the port serves others.
+func TestStreamFlood(t *testing.T) {
+	m := startCluster(t, 1, nil)[0]
+	framer := dialHTTP2(t, m.Addr())
+	const flood = 20000
+	go func() {
+		var block strings.Builder
+		encoder := hpack.NewEncoder(&block)
+		for i := range uint32(flood) {
+			block.Reset()
+			for _, h := range [][2]string{
+				{":method", "POST"},
+				{":scheme", "http"},
+				{":path", "/raftlab.kv.v1.KV/Stream"},
+				{":authority", "x"},
+				{"content-type", "application/grpc"},
+				{"te", "trailers"},
+			} {
+				if encoder.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}) != nil {
+					return
+				}
+			}
+			if framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: []byte(block.String()), EndHeaders: true}) != nil {
+				return // sent away
+			}
+		}
+	}()
+	refused := 0
+	for refused < flood-maxStreams {
+		f, err := framer.ReadFrame()
+		if err != nil {
+			if refused == 0 {
+				t.Fatal(err)
+			}
+			break
+		}
+		switch f := f.(type) {
+		case *http2.RSTStreamFrame:
+			if f.ErrCode != http2.ErrCodeRefusedStream {
+				t.Fatalf("stream %d ended with %v", f.StreamID, f.ErrCode)
+			}
+			refused++
+		case *http2.GoAwayFrame:
+			t.Logf("sent away with %v after %d refusals", f.ErrCode, refused)
+		}
+	}
+	t.Logf("%d of %d streams refused", refused, flood)
+	if _, err := m.kv.Put(within(t, 10*time.Second), &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+}
