@@ -102,6 +102,15 @@ func contextCode(err error) codes.Code {
 	return codes.OK
 }
 
+// text is what a client reads of an error. Of an unknown outcome the client
+// tells by itself; a bare one lacks the reason.
+func text(err error) string {
+	if err == replica.ErrUnknownOutcome { //nolint:errorlint // what wraps it has a reason of its own
+		return "leadership was lost, or the node stopped, before the write was committed"
+	}
+	return err.Error()
+}
+
 // translator turns errors into statuses; leader says who leads, as far as this
 // node knows.
 type translator struct {
@@ -115,7 +124,7 @@ func (t translator) status(err error) error {
 		return nil
 	}
 	v := classify(err)
-	st := status.New(v.code, err.Error())
+	st := status.New(v.code, text(err))
 	outcome := &kvv1.Outcome{Applied: v.applied}
 	var detailed *status.Status
 	var failed error
@@ -133,7 +142,7 @@ func (t translator) status(err error) error {
 // operation is what one operation of a Stream gets for an error.
 func (t translator) operation(err error) *kvv1.OperationError {
 	v := classify(err)
-	e := &kvv1.OperationError{Code: uint32(v.code), Message: err.Error(), Applied: v.applied}
+	e := &kvv1.OperationError{Code: uint32(v.code), Message: text(err), Applied: v.applied}
 	if v.notLeader {
 		e.NotLeader = t.leader()
 	}

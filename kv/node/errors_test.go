@@ -43,7 +43,7 @@ func TestErrorTranslation(t *testing.T) {
 		{replica.ErrNotLeader, codes.FailedPrecondition, no, "not the leader"},
 		{replica.ErrOverloaded, codes.ResourceExhausted, no, "overloaded"},
 		{&replica.TooLargeError{Size: 2000, Limit: 1000}, codes.InvalidArgument, no, "entry of 2000 bytes exceeds the limit of 1000 bytes"},
-		{replica.ErrUnknownOutcome, codes.Unavailable, unknown, "outcome unknown"},
+		{replica.ErrUnknownOutcome, codes.Unavailable, unknown, "leadership was lost, or the node stopped, before the write was committed"},
 		{replica.ErrStopped, codes.Unavailable, no, "node is stopping"},
 		{replica.ErrNoLeader, codes.Unavailable, no, "no leader"},
 		{fmt.Errorf("%w: node 9 is not a member", replica.ErrRefused), codes.FailedPrecondition, no, "refused: node 9 is not a member"},
