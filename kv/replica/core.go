@@ -1,15 +1,10 @@
 package replica
 
 import (
-	"errors"
-	"fmt"
-	"math"
-	"sync"
 	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"raftlab/kv"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
@@ -51,77 +46,6 @@ type Core struct {
 	timeoutNow *raftpb.Message // waits until what is committed is applied
 
 	count Counters
-}
-
-// inFlight is one proposed entry whose commands have waiters.
-type inFlight struct {
-	refs     []waiterRef
-	bytes    int // of commands, as admitted
-	proposed time.Time
-}
-
-type waiterRef struct {
-	waiter Waiter
-	tag    int
-}
-
-var inFlightPool = sync.Pool{New: func() any { return new(inFlight) }}
-
-func (f *inFlight) free() {
-	clear(f.refs)
-	f.refs = f.refs[:0]
-	inFlightPool.Put(f)
-}
-
-// proposed is one MsgProp with the entries' waiters, by sequence.
-type proposed struct {
-	message   *raftpb.Message
-	sequences []uint64
-}
-
-// Effects is what the core wants done, in this order: send Messages at once,
-// make Appends durable and report each with Appended, hand Applies to the store
-// and report each with Applied, complete Answers.
-type Effects struct {
-	Messages   []*raftpb.Message
-	Appends    []*raftpb.Message // MsgStorageAppend
-	Applies    []*ApplyTask
-	Answers    []Answer
-	Reads      []ReadAnswer
-	Membership *kvv1.Membership // when it changed
-	Leader     *uint64          // when it changed
-}
-
-// Answer completes commands that will not be applied, or may be.
-type Answer struct {
-	refs  []waiterRef
-	bytes int
-	err   error
-}
-
-// ReadAnswer completes reads.
-type ReadAnswer struct {
-	Waiters []ReadWaiter
-	Err     error
-}
-
-// ApplyTask is a step of the apply queue: entries to apply, a snapshot to
-// install, or one to be made. Tasks are done in order (trap 8: a snapshot must
-// not overtake older entries).
-type ApplyTask struct {
-	// Entries, each with the waiters of its commands or nil.
-	Entries []*raftpb.Entry
-	waiters []*inFlight
-	// Memberships of the configuration changes among Entries, by raft index.
-	Memberships map[uint64]*kvv1.Membership
-	// Restore names the snapshot to install.
-	Restore *raftpb.SnapshotMetadata
-	// View asks for a view of the store.
-	View bool
-
-	incoming *kv.View        // what to restore
-	message  *raftpb.Message // whose responses Applied delivers
-	done     []func()        // admin waiters to call once applied
 }
 
 // NewCore returns the core of a node whose store has applied what its state
@@ -196,19 +120,6 @@ func (c *Core) ReportSnapshot(id uint64, ok bool) {
 	c.rn.ReportSnapshot(id, status)
 }
 
-// Propose queues commands for the log.
-func (c *Core) Propose(ps []Proposal) {
-	if len(c.queue) == 0 {
-		c.oldest = c.now
-	}
-	c.queue = append(c.queue, ps...)
-	c.count.Commands += uint64(len(ps))
-}
-
-// SetMaxEntryBytes tells the largest encoded raft entry that every peer can be
-// sent: no entry with more than one command exceeds it from now on.
-func (c *Core) SetMaxEntryBytes(n uint64) { c.maxEntry = n }
-
 // Read queues a linearizable read.
 func (c *Core) Read(w ReadWaiter) {
 	c.reads.add(w)
@@ -282,18 +193,6 @@ func (c *Core) Advance(now time.Time, eff *Effects) bool {
 		eff.Applies = append(eff.Applies, &ApplyTask{View: true})
 	}
 	return !eff.empty()
-}
-
-func (e *Effects) reset() {
-	*e = Effects{
-		Messages: e.Messages[:0], Appends: e.Appends[:0], Applies: e.Applies[:0],
-		Answers: e.Answers[:0], Reads: e.Reads[:0],
-	}
-}
-
-func (e *Effects) empty() bool {
-	return len(e.Messages) == 0 && len(e.Appends) == 0 && len(e.Applies) == 0 &&
-		len(e.Answers) == 0 && len(e.Reads) == 0 && e.Membership == nil && e.Leader == nil
 }
 
 // ready turns raft's Ready into effects.
@@ -428,171 +327,3 @@ func (c *Core) apply(m *raftpb.Message, eff *Effects) {
 	}
 	eff.Applies = append(eff.Applies, t)
 }
-
-// propose moves waiting commands into raft's log, as the Batcher says.
-func (c *Core) propose(eff *Effects) {
-	if c.held == nil && len(c.queue) == 0 {
-		return
-	}
-	if c.role != raft.StateLeader {
-		c.refuseQueue(ErrNotLeader, eff)
-		return
-	}
-	if c.held != nil {
-		if !c.step(c.held) {
-			return
-		}
-		c.held = nil
-	}
-	taken := 0
-	for taken < len(c.queue) {
-		rest := c.queue[taken:]
-		take, _ := c.cfg.Batcher.Next(QueueView{
-			Count: len(rest), Oldest: c.oldest, InFlight: len(c.pending),
-			Size: func(i int) int { return rest[i].size },
-		}, c.now)
-		if take == 0 {
-			break
-		}
-		p := c.encode(rest[:take])
-		taken += take
-		if !c.step(p) {
-			c.held = p // its data lies in scratch, which is not used before raft takes it
-			break
-		}
-	}
-	rest := copy(c.queue, c.queue[taken:])
-	clear(c.queue[rest:])
-	c.queue = c.queue[:rest]
-	c.oldest = c.now
-}
-
-// refuseQueue fails every command that is not in a log.
-func (c *Core) refuseQueue(err error, eff *Effects) {
-	for i := range c.queue {
-		p := &c.queue[i]
-		eff.Answers = append(eff.Answers, Answer{
-			refs: []waiterRef{{p.Waiter, p.Tag}}, bytes: p.size, err: err,
-		})
-	}
-	clear(c.queue)
-	c.queue = c.queue[:0]
-}
-
-// encode packs commands into the entries of one proposal.
-func (c *Core) encode(commands []Proposal) *proposed {
-	p := &proposed{message: &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(c.cfg.ID)}}
-	packer := c.cfg.Packer
-	if c.maxEntry < unlimited { // a peer may take less than this node was set to pack
-		packer.Size = min(packer.Size, int(min(c.maxEntry, math.MaxInt))-entryFraming)
-	}
-	total := 0
-	for i := 0; i < len(commands); {
-		n, size := packer.next(commands[i:])
-		total += size
-		i += n
-	}
-	if cap(c.scratch) < total {
-		c.scratch = make([]byte, 0, total)
-	}
-	buf := c.scratch[:0]
-	for len(commands) > 0 {
-		n, _ := packer.next(commands)
-		c.sequence++
-		f := inFlightPool.Get().(*inFlight)
-		f.bytes, f.proposed = 0, c.now
-		start := len(buf)
-		buf = kv.AppendHeader(buf, kv.EntryHeader{
-			Node: c.cfg.ID, Incarnation: c.cfg.Incarnation, Sequence: c.sequence, Clock: c.now.UnixNano(),
-		})
-		for i := range commands[:n] {
-			q := &commands[i]
-			buf = kv.AppendCommand(buf, &q.Command)
-			f.refs = append(f.refs, waiterRef{q.Waiter, q.Tag})
-			f.bytes += q.size
-		}
-		c.pending[c.sequence] = f
-		p.sequences = append(p.sequences, c.sequence)
-		p.message.Entries = append(p.message.Entries, &raftpb.Entry{Data: buf[start:len(buf):len(buf)]})
-		commands = commands[n:]
-	}
-	c.scratch = buf
-	c.count.Proposals++
-	c.count.Entries += uint64(len(p.sequences))
-	return p
-}
-
-// step proposes; false means that raft holds it back for now (trap 18).
-func (c *Core) step(p *proposed) bool {
-	err := c.rn.Step(p.message)
-	if errors.Is(err, raft.ErrProposalDropped) {
-		c.count.ProposalsHeld++
-		return false
-	}
-	if err != nil {
-		panic(fmt.Sprintf("raft refused a proposal: %v", err))
-	}
-	return true
-}
-
-// compact drops applied entries that nobody is expected to need.
-func (c *Core) compact() {
-	first, err := c.log.FirstIndex()
-	if err != nil || c.applied < first {
-		return
-	}
-	count, bytes := c.applied-first+1, c.log.Bytes()
-	if count <= c.cfg.LogEntries+c.cfg.LogEntries/4 && bytes <= c.cfg.LogSize {
-		return
-	}
-	keep := min(count, c.cfg.LogEntries)
-	if bytes > c.cfg.LogSize {
-		keep = min(keep, count-count/4-1)
-	}
-	to := c.applied - keep
-	if bytes <= hardLogFactor*c.cfg.LogSize && count <= hardLogFactor*c.cfg.LogEntries {
-		to = min(to, c.neededFrom())
-	}
-	if to < first {
-		return
-	}
-	if err := c.log.Compact(to); err == nil {
-		c.count.Compactions++
-	}
-}
-
-// Beyond this many times the log's caps it is compacted whoever needs it.
-const hardLogFactor = 4
-
-// neededFrom is the last index that no live follower needs to be sent: those
-// that replicate need what they have not matched, those that take in a snapshot
-// what follows it.
-func (c *Core) neededFrom() uint64 {
-	needed := uint64(unlimited)
-	if c.role != raft.StateLeader {
-		return needed
-	}
-	c.visitProgress(func(p Progress) {
-		switch {
-		case p.ID == c.cfg.ID:
-		case p.PendingSnapshot > 0:
-			needed = min(needed, p.PendingSnapshot)
-		case p.RecentActive:
-			needed = min(needed, p.Match)
-		}
-	})
-	return needed
-}
-
-// compactAll drops every applied entry that live followers do not need.
-func (c *Core) compactAll() {
-	to := min(c.applied, c.neededFrom())
-	if first, err := c.log.FirstIndex(); err == nil && to >= first {
-		if err := c.log.Compact(to); err == nil {
-			c.count.Compactions++
-		}
-	}
-}
-
-// protoMember copies a member, since what goes into the membership is shared.
-func protoMember(m *kvv1.Member) *kvv1.Member { return proto.Clone(m).(*kvv1.Member) }

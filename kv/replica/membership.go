@@ -444,3 +444,6 @@ func (cs *changes) tick(c *Core) {
 		t.done(fmt.Errorf("%w: node %d did not take over within an election timeout", ErrRefused, t.to))
 	}
 }
+
+// protoMember copies a member, since what goes into the membership is shared.
+func protoMember(m *kvv1.Member) *kvv1.Member { return proto.Clone(m).(*kvv1.Member) }

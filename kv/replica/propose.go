@@ -1,0 +1,159 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"raftlab/kv"
+)
+
+// inFlight is one proposed entry whose commands have waiters.
+type inFlight struct {
+	refs     []waiterRef
+	bytes    int // of commands, as admitted
+	proposed time.Time
+}
+
+type waiterRef struct {
+	waiter Waiter
+	tag    int
+}
+
+var inFlightPool = sync.Pool{New: func() any { return new(inFlight) }}
+
+func (f *inFlight) free() {
+	clear(f.refs)
+	f.refs = f.refs[:0]
+	inFlightPool.Put(f)
+}
+
+// proposed is one MsgProp with the entries' waiters, by sequence.
+type proposed struct {
+	message   *raftpb.Message
+	sequences []uint64
+}
+
+// Propose queues commands for the log.
+func (c *Core) Propose(ps []Proposal) {
+	if len(c.queue) == 0 {
+		c.oldest = c.now
+	}
+	c.queue = append(c.queue, ps...)
+	c.count.Commands += uint64(len(ps))
+}
+
+// SetMaxEntryBytes tells the largest encoded raft entry that every peer can be
+// sent: no entry with more than one command exceeds it from now on.
+func (c *Core) SetMaxEntryBytes(n uint64) { c.maxEntry = n }
+
+// propose moves waiting commands into raft's log, as the Batcher says.
+func (c *Core) propose(eff *Effects) {
+	if c.held == nil && len(c.queue) == 0 {
+		return
+	}
+	if c.role != raft.StateLeader {
+		c.refuseQueue(ErrNotLeader, eff)
+		return
+	}
+	if c.held != nil {
+		if !c.step(c.held) {
+			return
+		}
+		c.held = nil
+	}
+	taken := 0
+	for taken < len(c.queue) {
+		rest := c.queue[taken:]
+		take, _ := c.cfg.Batcher.Next(QueueView{
+			Count: len(rest), Oldest: c.oldest, InFlight: len(c.pending),
+			Size: func(i int) int { return rest[i].size },
+		}, c.now)
+		if take == 0 {
+			break
+		}
+		p := c.encode(rest[:take])
+		taken += take
+		if !c.step(p) {
+			c.held = p // its data lies in scratch, which is not used before raft takes it
+			break
+		}
+	}
+	rest := copy(c.queue, c.queue[taken:])
+	clear(c.queue[rest:])
+	c.queue = c.queue[:rest]
+	c.oldest = c.now
+}
+
+// refuseQueue fails every command that is not in a log.
+func (c *Core) refuseQueue(err error, eff *Effects) {
+	for i := range c.queue {
+		p := &c.queue[i]
+		eff.Answers = append(eff.Answers, Answer{
+			refs: []waiterRef{{p.Waiter, p.Tag}}, bytes: p.size, err: err,
+		})
+	}
+	clear(c.queue)
+	c.queue = c.queue[:0]
+}
+
+// encode packs commands into the entries of one proposal.
+func (c *Core) encode(commands []Proposal) *proposed {
+	p := &proposed{message: &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(c.cfg.ID)}}
+	packer := c.cfg.Packer
+	if c.maxEntry < unlimited { // a peer may take less than this node was set to pack
+		packer.Size = min(packer.Size, int(min(c.maxEntry, math.MaxInt))-entryFraming)
+	}
+	total := 0
+	for i := 0; i < len(commands); {
+		n, size := packer.next(commands[i:])
+		total += size
+		i += n
+	}
+	if cap(c.scratch) < total {
+		c.scratch = make([]byte, 0, total)
+	}
+	buf := c.scratch[:0]
+	for len(commands) > 0 {
+		n, _ := packer.next(commands)
+		c.sequence++
+		f := inFlightPool.Get().(*inFlight)
+		f.bytes, f.proposed = 0, c.now
+		start := len(buf)
+		buf = kv.AppendHeader(buf, kv.EntryHeader{
+			Node: c.cfg.ID, Incarnation: c.cfg.Incarnation, Sequence: c.sequence, Clock: c.now.UnixNano(),
+		})
+		for i := range commands[:n] {
+			q := &commands[i]
+			buf = kv.AppendCommand(buf, &q.Command)
+			f.refs = append(f.refs, waiterRef{q.Waiter, q.Tag})
+			f.bytes += q.size
+		}
+		c.pending[c.sequence] = f
+		p.sequences = append(p.sequences, c.sequence)
+		p.message.Entries = append(p.message.Entries, &raftpb.Entry{Data: buf[start:len(buf):len(buf)]})
+		commands = commands[n:]
+	}
+	c.scratch = buf
+	c.count.Proposals++
+	c.count.Entries += uint64(len(p.sequences))
+	return p
+}
+
+// step proposes; false means that raft holds it back for now (trap 18).
+func (c *Core) step(p *proposed) bool {
+	err := c.rn.Step(p.message)
+	if errors.Is(err, raft.ErrProposalDropped) {
+		c.count.ProposalsHeld++
+		return false
+	}
+	if err != nil {
+		panic(fmt.Sprintf("raft refused a proposal: %v", err))
+	}
+	return true
+}
