@@ -149,7 +149,7 @@ func Execute(ctx context.Context, o Options) (*Run, error) {
 		TrialsPlanned: len(r.jobs), Environment: observe(o.Build),
 		Skipped: slices.Clone(o.Matrix.Skipped), Trials: []Trial{},
 	}
-	r.run.Environment.ServerBin, r.run.Environment.ServerInfo = o.ServerBin, o.ServerInfo
+	r.run.Environment.ServerBin, r.run.Environment.ServerInfo = shortPath(o.ServerBin), o.ServerInfo
 	for _, v := range o.Matrix.Variants {
 		r.run.Variants = append(r.run.Variants, v.Variant)
 	}
