@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"flag"
+	"html"
 	"io"
 	"os"
 	"path/filepath"
@@ -239,6 +240,26 @@ func TestCommand(t *testing.T) {
 		d := &Data{Run: &bench.Run{Seed: 9, Command: c.args}}
 		if got := d.command(); got != c.want {
 			t.Errorf("got %s, want %s", got, c.want)
+		}
+	}
+}
+
+// The committed run still reads whole, and says what it said.
+func TestReferenceRun(t *testing.T) {
+	d, err := Load("../../profiles/reference")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Problems) > 0 || !d.Run.Complete || len(d.Summary.Answers) == 0 || len(d.Spectra) == 0 {
+		t.Errorf("problems %q, complete %v, %d answers, %d spectra", d.Problems, d.Run.Complete, len(d.Summary.Answers), len(d.Spectra))
+	}
+	var page strings.Builder
+	if err := d.HTML(&page); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range d.Summary.Answers {
+		if !strings.Contains(page.String(), html.EscapeString(a.Sentence)) {
+			t.Errorf("the page lacks the answer %q", a.Sentence)
 		}
 	}
 }
