@@ -31,9 +31,9 @@ type BestSet struct {
 // magnitude, and a noisy one judged by the pooled variance is thrown out, or
 // throws others out, by chance. So each pair is judged by its own differences.
 // Then Dunnett's value no longer holds (a quiet best variant among five noisy ones
-// was lost in 6.5 % of simulated experiments instead of 5 %, among more up to
-// 10 %), and the critical value is Šidák's, which holds whatever the noise; it
-// costs some power.
+// was lost in 6.5 % of simulated experiments instead of 5 %, in a simulation that
+// was not kept), and the critical value is Šidák's, which holds whatever the
+// noise; it costs some power.
 func Best(values [][]float64, better Direction, confidence float64) BestSet {
 	set := BestSet{Confidence: confidence}
 	var candidates []int
