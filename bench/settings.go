@@ -237,6 +237,8 @@ func (s *Settings) reads(key string) bool {
 		return !local && n.Chunking == transport.ChunkCount
 	case "batch-count", "batch-size":
 		return n.Batching != "none"
+	case "linger":
+		return n.Batching == "linger"
 	}
 	return true
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"raftlab/kv/replica"
 	"raftlab/transport"
 )
 
@@ -40,10 +41,11 @@ type Config struct {
 	LinkRate  Rate          `knob:"link-rate" usage:"send to each peer at most this many bytes a second (0: unlimited)"`
 	PeerQueue Size          `knob:"peer-queue" usage:"bytes queued for a peer before messages to it are dropped"`
 
-	Batching   string `knob:"batching" values:"none,greedy" usage:"how waiting commands are gathered into one proposal"`
-	BatchCount int    `knob:"batch-count" usage:"most commands in one proposal"`
-	BatchSize  Size   `knob:"batch-size" usage:"most command bytes in one proposal"`
-	Packing    string `knob:"packing" values:"entry,packed" usage:"one command a raft entry, or many"`
+	Batching   string        `knob:"batching" values:"none,greedy,linger,nagle" usage:"how waiting commands are gathered into one proposal"`
+	Linger     time.Duration `knob:"linger" usage:"how long the first waiting command waits for others, for batching linger"`
+	BatchCount int           `knob:"batch-count" usage:"most commands in one proposal"`
+	BatchSize  Size          `knob:"batch-size" usage:"most command bytes in one proposal"`
+	Packing    string        `knob:"packing" values:"entry,packed" usage:"one command a raft entry, or many"`
 
 	Tick           time.Duration `knob:"tick" usage:"length of a raft tick"`
 	HeartbeatTicks int           `knob:"heartbeat-ticks" usage:"ticks between heartbeats" source:"raft.Config.HeartbeatTick"`
@@ -90,7 +92,8 @@ func DefaultConfig() Config {
 		Transport:      transport.KindStream,
 		Lanes:          transport.LanesSplit,
 		PeerQueue:      128 << 20,
-		Batching:       "greedy",
+		Batching:       replica.BatchGreedy,
+		Linger:         time.Millisecond,
 		BatchCount:     4096,
 		BatchSize:      8 << 20,
 		Packing:        "packed",
@@ -214,6 +217,8 @@ func (c Config) Validate() error {
 		return fail("election-ticks", c.ElectionTicks, "must be greater than heartbeat-ticks %d", c.HeartbeatTicks)
 	case c.InflightBytes < c.AppendSize:
 		return fail("inflight-bytes", c.InflightBytes, "is less than append-size %s", c.AppendSize)
+	case c.Batching == replica.BatchLinger && c.Linger >= c.Tick*time.Duration(c.ElectionTicks):
+		return fail("linger", c.Linger, "must be less than an election timeout, tick %s times election-ticks %d", c.Tick, c.ElectionTicks)
 	case c.Tick < time.Millisecond:
 		return fail("tick", c.Tick, "is below the minimum 1ms")
 	case c.GRPCWindow != 0 && c.GRPCWindow < minGRPCWindow:

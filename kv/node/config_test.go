@@ -130,7 +130,9 @@ func TestBadSettings(t *testing.T) {
 		{"link-rate=fast", `link-rate "fast" is not a rate such as 200MB/s or 1GiB/s`},
 		{"batch-count=0", "batch-count 0 must be at least 1"},
 		{"batch-size=0", "batch-size 0 must be at least 1"},
-		{"batching=often", `batching "often" is not one of none, greedy`},
+		{"batching=often", `batching "often" is not one of none, greedy, linger, nagle`},
+		{"linger=-1ms", "linger -1ms must not be negative"},
+		{"linger=soon", `linger "soon" is not a duration such as 5ms or 1s`},
 		{"chunking=zip", `chunking "zip" is not one of none, raft, count, reactive, bounded, fragment`},
 		{"chunk-size=8MiB", "chunk-size 8MiB exceeds max-message 4MiB"},
 		{"chunk-size=511", "chunk-size 511 is below the minimum 512"},
@@ -171,6 +173,23 @@ func TestChunkSizeBeyondMaxMessage(t *testing.T) {
 		c.Chunking, c.ChunkSize = chunking, 8<<20
 		if err := c.Effective().Validate(); (err == nil) != allowed {
 			t.Errorf("%s: %v", chunking, err)
+		}
+	}
+}
+
+// Only batching linger reads linger, so only then it can be too long.
+func TestLingerBeyondElectionTimeout(t *testing.T) {
+	for batching, want := range map[string]string{
+		"greedy": "", "linger": "linger 1s must be less than an election timeout, tick 100ms times election-ticks 10",
+	} {
+		c := validConfig()
+		c.Batching, c.Linger = batching, time.Second
+		got := ""
+		if err := c.Effective().Validate(); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", batching, got, want)
 		}
 	}
 }

@@ -159,7 +159,10 @@ func (n *Node) assemble(o Options) error {
 		return err
 	}
 	n.store = kv.NewStore()
-	batcher, err := replica.NewBatcher(n.cfg.Batching, n.cfg.BatchCount, int(n.cfg.BatchSize))
+	batcher, err := replica.NewBatcher(replica.Batching{
+		Strategy: n.cfg.Batching, MaxCount: n.cfg.BatchCount, MaxBytes: int(n.cfg.BatchSize),
+		Linger: n.cfg.Linger,
+	})
 	if err != nil {
 		return err
 	}

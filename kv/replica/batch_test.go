@@ -11,36 +11,146 @@ import (
 	"raftlab/kv"
 )
 
-func TestBatchers(t *testing.T) {
-	sizes := []int{10, 20, 30, 1000, 5}
-	view := func(n int) QueueView {
-		return QueueView{Count: n, Size: func(i int) int { return sizes[i] }}
+// queueOf is a queue of commands of these sizes, the first of which came at
+// oldest.
+func queueOf(oldest time.Time, sizes ...int) QueueView {
+	q := QueueView{Count: len(sizes), Oldest: oldest, Arrived: uint64(len(sizes)), commands: make([]Proposal, len(sizes))}
+	for i, n := range sizes {
+		q.commands[i].size = n
+		q.Bytes += n
 	}
+	return q
+}
+
+func TestBatchers(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	sizes := []int{10, 20, 30, 1000, 5}
+	const ms = time.Millisecond
 	for _, c := range []struct {
-		name               string
+		strategy           string
 		maxCount, maxBytes int
-		queue, want        int
+		queue              int           // how many of sizes
+		age                time.Duration // of the first
+		inFlight           int
+		take               int
+		wait               time.Duration
 	}{
-		{BatchNone, 100, 100, 5, 1},
-		{BatchNone, 100, 100, 0, 0},
-		{BatchGreedy, 100, 10000, 5, 5},
-		{BatchGreedy, 2, 10000, 5, 2},
-		{BatchGreedy, 100, 60, 5, 3},
-		{BatchGreedy, 100, 59, 5, 2},
-		{BatchGreedy, 100, 1, 5, 1}, // a single command may exceed the cap
-		{BatchGreedy, 100, 100, 0, 0},
+		{BatchNone, 100, 100, 5, 0, 9, 1, 0},
+		{BatchGreedy, 100, 10000, 5, 0, 9, 5, 0},
+		{BatchGreedy, 2, 10000, 5, 0, 9, 2, 0},
+		{BatchGreedy, 100, 60, 5, 0, 9, 3, 0},
+		{BatchGreedy, 100, 59, 5, 0, 9, 2, 0},
+		{BatchGreedy, 100, 1, 5, 0, 9, 1, 0}, // a single command may exceed the cap
+
+		{BatchLinger, 100, 10000, 1, 0, 0, 0, 5 * ms},
+		{BatchLinger, 100, 10000, 5, 2 * ms, 0, 0, 3 * ms},
+		{BatchLinger, 100, 10000, 5, 5 * ms, 0, 5, 0},
+		{BatchLinger, 100, 10000, 5, time.Hour, 0, 5, 0},
+		{BatchLinger, 6, 10000, 5, 0, 0, 0, 5 * ms},
+		{BatchLinger, 5, 10000, 5, 0, 0, 5, 0}, // N commands
+		{BatchLinger, 2, 10000, 5, 0, 0, 2, 0},
+		{BatchLinger, 100, 61, 3, 0, 0, 0, 5 * ms},
+		{BatchLinger, 100, 60, 3, 0, 0, 3, 0}, // B bytes
+		{BatchLinger, 100, 59, 3, 0, 0, 2, 0},
+
+		{BatchNagle, 100, 10000, 1, 0, 0, 1, 0},
+		{BatchNagle, 100, 10000, 5, 0, 0, 5, 0},
+		{BatchNagle, 100, 10000, 5, time.Hour, 1, 0, 0}, // only a commit helps
+		{BatchNagle, 5, 10000, 5, 0, 1, 5, 0},
+		{BatchNagle, 100, 60, 5, 0, 1, 3, 0},
 	} {
-		b, err := NewBatcher(c.name, c.maxCount, c.maxBytes)
+		b, err := NewBatcher(Batching{Strategy: c.strategy, MaxCount: c.maxCount, MaxBytes: c.maxBytes, Linger: 5 * ms})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, _ := b.Next(view(c.queue), time.Time{}); got != c.want {
-			t.Errorf("%s count %d bytes %d takes %d of %d, want %d", c.name, c.maxCount, c.maxBytes, got, c.queue, c.want)
+		q := queueOf(now.Add(-c.age), sizes[:c.queue]...)
+		q.InFlight = c.inFlight
+		if take, wait := b.Next(q, now); take != c.take || wait != c.wait {
+			t.Errorf("%+v: takes %d, waits %s", c, take, wait)
 		}
 	}
-	if _, err := NewBatcher("nagle", 1, 1); err == nil {
-		t.Error("an unknown strategy is accepted")
+}
+
+// A commit lets one more proposal go.
+func TestNagleAcknowledged(t *testing.T) {
+	b := &nagle{caps: caps{100, 10000}}
+	q := queueOf(time.Time{}, 10, 20)
+	q.InFlight = 2
+	for i, want := range []int{0, 2, 0} {
+		if i == 1 {
+			b.Observe(Feedback{Commands: 1})
+			b.Observe(Feedback{Commands: 1})
+		}
+		if take, wait := b.Next(q, time.Time{}); take != want || wait != 0 {
+			t.Errorf("look %d takes %d, waits %s; want %d and 0", i, take, wait, want)
+		}
 	}
+}
+
+func TestBadBatching(t *testing.T) {
+	for _, c := range []struct {
+		batching Batching
+		want     string
+	}{
+		{Batching{Strategy: "often"}, `batching "often" is not one of none, greedy, linger, nagle`},
+		{Batching{Strategy: BatchGreedy, MaxBytes: 1}, "batching greedy needs room for a command: at most 0 commands of 1 bytes"},
+		{Batching{Strategy: BatchNagle, MaxCount: 1}, "batching nagle needs room for a command: at most 1 commands of 0 bytes"},
+		{Batching{Strategy: BatchLinger, MaxCount: 1, MaxBytes: 1, Linger: -1}, "linger -1ns must not be negative"},
+	} {
+		if _, err := NewBatcher(c.batching); err == nil || err.Error() != c.want {
+			t.Errorf("%+v: got %v, want %s", c.batching, err, c.want)
+		}
+	}
+}
+
+// Whatever waits, every strategy takes between nothing and everything, stays
+// within its caps, and comes to take everything.
+func TestBatchersTakeEverything(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		countCap := rapid.IntRange(1, 20).Draw(t, "count")
+		bytesCap := rapid.IntRange(1, 200).Draw(t, "bytes")
+		b, err := NewBatcher(Batching{
+			Strategy: rapid.SampledFrom(batchStrategies).Draw(t, "strategy"),
+			MaxCount: countCap, MaxBytes: bytesCap,
+			Linger: time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "linger")),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes := rapid.SliceOfN(rapid.IntRange(1, 300), 1, 50).Draw(t, "sizes")
+		now := time.Unix(1700000000, 0)
+		oldest := now
+		for inFlight := 0; len(sizes) > 0; {
+			q := queueOf(oldest, sizes...)
+			q.InFlight = inFlight
+			take, wait := b.Next(q, now)
+			switch {
+			case take < 0 || take > len(sizes) || take > countCap:
+				t.Fatalf("takes %d of %d", take, len(sizes))
+			case take > 0 && wait != 0:
+				t.Fatalf("takes %d and waits %s", take, wait)
+			case take > 1 && sum(sizes[:take]) > bytesCap:
+				t.Fatalf("takes %d bytes", sum(sizes[:take]))
+			case take == 0 && wait == 0 && inFlight == 0:
+				t.Fatal("waits for nothing")
+			case take == 0 && wait == 0:
+				b.Observe(Feedback{Commands: 1, CommitLatency: time.Millisecond})
+				inFlight--
+			case take == 0:
+				now = now.Add(wait)
+			default:
+				sizes = sizes[take:]
+				inFlight++
+			}
+		}
+	})
+}
+
+func sum(ns []int) (total int) {
+	for _, n := range ns {
+		total += n
+	}
+	return total
 }
 
 func TestPackerFillsEntries(t *testing.T) {

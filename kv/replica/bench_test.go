@@ -28,7 +28,7 @@ func BenchmarkPut(b *testing.B) {
 
 func benchmarkPut(b *testing.B, batching, packing string, clients, ops int) {
 	_, all := startReplicas(b, 3, func(c *Config) {
-		batcher, err := NewBatcher(batching, 4096, 8<<20)
+		batcher, err := NewBatcher(Batching{Strategy: batching, MaxCount: 4096, MaxBytes: 8 << 20, Linger: time.Millisecond})
 		if err != nil {
 			b.Fatal(err)
 		}

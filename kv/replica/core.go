@@ -21,6 +21,8 @@ type Core struct {
 	rn   *raft.RawNode
 	now  time.Time
 
+	began time.Time // commands' times count from here
+
 	role       raft.StateType
 	leader     uint64
 	term       uint64
@@ -28,13 +30,15 @@ type Core struct {
 	membership *kvv1.Membership
 	confIndex  uint64 // of the last configuration change handed out to be applied
 
-	sequence uint64     // of the last entry proposed
-	queue    []Proposal // admitted, not yet proposed
-	oldest   time.Time  // when the first of queue came
-	held     *proposed  // entries raft did not take: try again
-	pending  map[uint64]*inFlight
-	scratch  []byte // encodes entries; raft copies what is proposed (trap 5)
-	maxEntry uint64 // largest encoded entry that peers can be sent
+	sequence   uint64     // of the last entry proposed
+	queue      []Proposal // admitted, not yet proposed
+	queueBytes int        // of its commands
+	wake       time.Time  // when the Batcher wants to be asked again
+	held       *proposed  // entries raft did not take: try again
+	pending    map[uint64]*inFlight
+	rounds     int    // proposals among pending
+	scratch    []byte // encodes entries; raft copies what is proposed (trap 5)
+	maxEntry   uint64 // largest encoded entry that peers can be sent
 
 	ticks uint64            // since the start
 	heard map[uint64]uint64 // tick of the last message, by node
@@ -52,7 +56,7 @@ type Core struct {
 // says. The log must not be used by others from now on.
 func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, now time.Time) (*Core, error) {
 	c := &Core{
-		cfg: cfg, log: log, now: now,
+		cfg: cfg, log: log, now: now, began: now,
 		applied:    state.Index,
 		membership: membership,
 		pending:    make(map[uint64]*inFlight),
@@ -275,11 +279,10 @@ func (c *Core) stop(eff *Effects) {
 
 // fail completes the waiters of an entry with an error.
 func (c *Core) fail(sequence uint64, err error, eff *Effects) {
-	f := c.pending[sequence]
+	f := c.settle(sequence)
 	if f == nil {
 		return
 	}
-	delete(c.pending, sequence)
 	eff.Answers = append(eff.Answers, Answer{refs: f.refs, bytes: f.bytes, err: err})
 }
 
@@ -316,13 +319,16 @@ func (c *Core) apply(m *raftpb.Message, eff *Effects) {
 		if err != nil || h.Node != c.cfg.ID || h.Incarnation != c.cfg.Incarnation {
 			continue // the store reports an entry that can't be decoded
 		}
-		if f := c.pending[h.Sequence]; f != nil {
-			delete(c.pending, h.Sequence)
+		if f := c.settle(h.Sequence); f != nil {
 			if t.waiters == nil {
 				t.waiters = make([]*inFlight, len(t.Entries))
 			}
 			t.waiters[i] = f
-			c.cfg.Batcher.Observe(Feedback{Commands: len(f.refs), Bytes: f.bytes, CommitLatency: c.now.Sub(f.proposed)})
+			if r := f.round; f.last {
+				c.cfg.Batcher.Observe(Feedback{
+					Commands: r.commands, Bytes: r.bytes, CommitLatency: c.now.Sub(r.proposed), Ahead: r.ahead,
+				})
+			}
 		}
 	}
 	eff.Applies = append(eff.Applies, t)

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"sync"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -20,6 +21,7 @@ type inbox struct {
 type batch struct {
 	messages  []*raftpb.Message
 	proposals []Proposal
+	since     time.Time // when the first of proposals came
 	reads     []ReadWaiter
 	applied   []*ApplyTask
 	calls     []func(*Core)
@@ -41,6 +43,16 @@ func (in *inbox) put(add func(*batch)) bool {
 	default:
 	}
 	return true
+}
+
+// propose adds commands to the next batch; false when the inbox is closed.
+func (in *inbox) propose(ps []Proposal) bool {
+	return in.put(func(b *batch) {
+		if len(b.proposals) == 0 {
+			b.since = time.Now()
+		}
+		b.proposals = append(b.proposals, ps...)
+	})
 }
 
 // close refuses what comes from now on.

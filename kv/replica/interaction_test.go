@@ -24,7 +24,7 @@ import (
 // -rewrite, and read the difference.
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		env := &transcript{t: t, nodes: make(map[uint64]*transcriptNode), start: time.Unix(1700000000, 0)}
+		env := &transcript{t: t, nodes: make(map[uint64]*transcriptNode), now: time.Unix(1700000000, 0)}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			env.out.Reset()
 			env.t = t
@@ -43,7 +43,7 @@ type transcript struct {
 	nodes map[uint64]*transcriptNode
 	wire  []*raftpb.Message
 	cut   []uint64 // nodes that nothing reaches or leaves
-	start time.Time
+	now   time.Time
 	out   strings.Builder
 }
 
@@ -82,7 +82,15 @@ func (env *transcript) handle(d *datadriven.TestData) {
 			p.size = kv.CommandSize(&p.Command)
 			ps = append(ps, p)
 		}
-		n.core.Propose(ps)
+		n.core.Propose(ps, env.now)
+	case "pass": // time
+		var text string
+		d.ScanArgs(env.t, "time", &text)
+		passed, err := time.ParseDuration(text)
+		if err != nil {
+			d.Fatalf(env.t, "time: %v", err)
+		}
+		env.now = env.now.Add(passed)
 	case "read":
 		n.core.Read(printRead{n})
 	case "tick":
@@ -118,6 +126,12 @@ func (env *transcript) handle(d *datadriven.TestData) {
 	case "heal":
 		env.cut = nil
 		return
+	case "deliver":
+		d.ScanArgs(env.t, "count", &count)
+		for range count {
+			env.deliver(false)
+		}
+		return
 	case "stabilize":
 		env.stabilize(d.HasArg("quiet"))
 		return
@@ -135,18 +149,44 @@ func (env *transcript) handle(d *datadriven.TestData) {
 	}
 	if n != nil {
 		n.pump()
+		n.printQueue()
 	}
+}
+
+// printQueue tells of commands that wait for others.
+func (n *transcriptNode) printQueue() {
+	c := n.core
+	if len(c.queue) == 0 && c.held == nil {
+		return
+	}
+	n.env.printf("%d: %d commands wait, %d proposals in flight", n.id, len(c.queue), c.rounds)
+	if c.held != nil {
+		n.env.printf(", one held back by raft")
+	}
+	if at := c.WakeAt(); !at.IsZero() {
+		n.env.printf(", to be woken in %s", at.Sub(n.env.now))
+	}
+	n.env.printf("\n")
 }
 
 func (env *transcript) printf(format string, args ...any) { fmt.Fprintf(&env.out, format, args...) }
 
 func (env *transcript) add(id uint64, d *datadriven.TestData) {
-	batching, packing := BatchGreedy, true
-	d.MaybeScanArgs(env.t, "batching", &batching)
+	batching, packing := Batching{Strategy: BatchGreedy, MaxCount: 100, MaxBytes: 1 << 20}, true
+	d.MaybeScanArgs(env.t, "batching", &batching.Strategy)
+	d.MaybeScanArgs(env.t, "batch-count", &batching.MaxCount)
+	d.MaybeScanArgs(env.t, "batch-size", &batching.MaxBytes)
+	var lingerText string
+	if d.MaybeScanArgs(env.t, "linger", &lingerText); lingerText != "" {
+		var err error
+		if batching.Linger, err = time.ParseDuration(lingerText); err != nil {
+			d.Fatalf(env.t, "linger: %v", err)
+		}
+	}
 	if d.HasArg("unpacked") {
 		packing = false
 	}
-	batcher, err := NewBatcher(batching, 100, 1<<20)
+	batcher, err := NewBatcher(batching)
 	if err != nil {
 		d.Fatalf(env.t, "%v", err)
 	}
@@ -155,7 +195,9 @@ func (env *transcript) add(id uint64, d *datadriven.TestData) {
 	n := &transcriptNode{env: env, id: id, log: storage.NewMemory(), store: kv.NewStore(), views: make(map[uint64]*kv.View)}
 	cfg := testConfig(id)
 	cfg.Batcher, cfg.Packer.Packed, cfg.LogEntries = batcher, packing, logEntries
-	if n.core, err = NewCore(cfg, n.log, n.store.State(), n.store.Membership(), env.start); err != nil {
+	d.MaybeScanArgs(env.t, "uncommitted", &cfg.Uncommitted)
+	d.MaybeScanArgs(env.t, "inflight", &cfg.InflightMsgs)
+	if n.core, err = NewCore(cfg, n.log, n.store.State(), n.store.Membership(), env.now); err != nil {
 		d.Fatalf(env.t, "%v", err)
 	}
 	env.nodes[id] = n
@@ -167,7 +209,7 @@ func testConfig(id uint64) Config {
 		ID: id, Incarnation: 100 + id,
 		Tick: 10 * time.Millisecond, HeartbeatTicks: 1, ElectionTicks: 10,
 		AppendSize: 1 << 20, InflightMsgs: 64, InflightBytes: 16 << 20, Uncommitted: 64 << 20, ApplySize: 64 << 20,
-		Batcher: greedy{1000, 1 << 20}, Packer: Packer{Packed: true, Size: 1 << 16},
+		Batcher: greedy{caps{1000, 1 << 20}}, Packer: Packer{Packed: true, Size: 1 << 16},
 		LogEntries: 1000, LogSize: 64 << 20,
 		AdmissionOps: 100000, AdmissionBytes: 256 << 20,
 		Logger: slog.New(slog.DiscardHandler),
@@ -205,7 +247,7 @@ func (w printRead) Ready(err error) {
 // pump does what a core wants done, at once and in order.
 func (n *transcriptNode) pump() {
 	var eff Effects
-	for n.core.Advance(n.env.start, &eff) {
+	for n.core.Advance(n.env.now, &eff) {
 		n.env.wire = append(n.env.wire, eff.Messages...)
 		for _, m := range eff.Appends {
 			n.append(m)
@@ -282,32 +324,38 @@ func (env *transcript) stabilize(quiet bool) {
 		if steps > 5000 {
 			env.t.Fatal("does not come to rest")
 		}
-		m := env.wire[0]
-		env.wire = env.wire[1:]
-		text := raft.DescribeMessage(m, describeEntry)
-		lost := slices.Contains(env.cut, m.GetFrom()) || slices.Contains(env.cut, m.GetTo()) || env.nodes[m.GetTo()] == nil
-		if lost {
-			env.nodes[m.GetFrom()].core.ReportUnreachable(m.GetTo())
-		}
-		if !quiet {
-			env.printf("%s%s\n", text, map[bool]string{true: " (lost)"}[lost])
-		}
-		if lost {
-			continue
-		}
-		to := env.nodes[m.GetTo()]
-		if m.GetType() == raftpb.MsgSnap {
-			from := env.nodes[m.GetFrom()]
-			to.views[m.GetSnapshot().GetMetadata().GetIndex()] = env.carry(from.core.snap.view)
-			to.core.Step(m)
-			to.pump()
-			from.core.ReportSnapshot(m.GetTo(), true)
-			from.pump()
-			continue
-		}
+		env.deliver(quiet)
+	}
+}
+
+// deliver takes the next message to its node.
+func (env *transcript) deliver(quiet bool) {
+	m := env.wire[0]
+	env.wire = env.wire[1:]
+	text := raft.DescribeMessage(m, describeEntry)
+	lost := slices.Contains(env.cut, m.GetFrom()) || slices.Contains(env.cut, m.GetTo()) || env.nodes[m.GetTo()] == nil
+	if lost {
+		env.nodes[m.GetFrom()].core.ReportUnreachable(m.GetTo())
+	}
+	if !quiet {
+		env.printf("%s%s\n", text, map[bool]string{true: " (lost)"}[lost])
+	}
+	if lost {
+		return
+	}
+	to := env.nodes[m.GetTo()]
+	if m.GetType() == raftpb.MsgSnap {
+		from := env.nodes[m.GetFrom()]
+		to.views[m.GetSnapshot().GetMetadata().GetIndex()] = env.carry(from.core.snap.view)
 		to.core.Step(m)
 		to.pump()
+		from.core.ReportSnapshot(m.GetTo(), true)
+		from.pump()
+		return
 	}
+	to.core.Step(m)
+	to.pump()
+	to.printQueue()
 }
 
 // carry sends a view through its records, as the transport would.

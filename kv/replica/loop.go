@@ -119,6 +119,8 @@ func (r *Replica) run() {
 	defer r.tasks.close()
 	ticker := time.NewTicker(r.cfg.Tick)
 	defer ticker.Stop()
+	alarm := newAlarm()
+	defer alarm.stop()
 	var eff Effects
 	loop := &appendLoop{replica: r}
 	for {
@@ -132,6 +134,8 @@ func (r *Replica) run() {
 			runtime.Gosched()
 		case <-ticker.C:
 			tick = true
+		case <-alarm.timer.C:
+			alarm.rang()
 		}
 		r.deliver(r.inbox.take(), loop)
 		if r.failed.Load() {
@@ -148,8 +152,40 @@ func (r *Replica) run() {
 				return
 			}
 		}
+		alarm.set(r.core.WakeAt())
 		r.publish()
 	}
+}
+
+// alarm is the one timer that the loop keeps for commands which wait for others.
+type alarm struct {
+	timer *time.Timer
+	at    time.Time // zero when it is not set
+}
+
+func newAlarm() *alarm {
+	a := &alarm{timer: time.NewTimer(time.Hour)}
+	a.stop()
+	return a
+}
+
+// set makes it ring then, and only then; zero is never.
+func (a *alarm) set(at time.Time) {
+	switch {
+	case at.Equal(a.at):
+	case at.IsZero():
+		a.stop()
+	default:
+		a.at = at
+		a.timer.Reset(time.Until(at))
+	}
+}
+
+func (a *alarm) rang() { a.at = time.Time{} }
+
+func (a *alarm) stop() {
+	a.at = time.Time{}
+	a.timer.Stop()
 }
 
 // deliver hands a batch of events to the core.
@@ -165,7 +201,7 @@ func (r *Replica) deliver(b *batch, loop *appendLoop) {
 		r.core.Applied(t)
 	}
 	if len(b.proposals) > 0 {
-		r.core.Propose(b.proposals)
+		r.core.Propose(b.proposals, b.since)
 	}
 	for _, w := range b.reads {
 		r.core.Read(w)
@@ -269,7 +305,7 @@ func (r *Replica) drain(eff *Effects) {
 	r.stopping.Store(true)
 	r.inbox.close()
 	b, c := r.inbox.take(), r.core
-	c.Propose(b.proposals)
+	c.Propose(b.proposals, b.since)
 	for _, w := range b.reads {
 		c.Read(w)
 	}

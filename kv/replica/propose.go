@@ -15,9 +15,18 @@ import (
 
 // inFlight is one proposed entry whose commands have waiters.
 type inFlight struct {
-	refs     []waiterRef
-	bytes    int // of commands, as admitted
-	proposed time.Time
+	refs  []waiterRef
+	bytes int // of commands, as admitted
+	// The last entry of a proposal ends a round: raft commits in order.
+	last  bool
+	round round
+}
+
+// round is one proposal on its way to being committed.
+type round struct {
+	commands, bytes int
+	ahead           int // rounds in flight when it began
+	proposed        time.Time
 }
 
 type waiterRef struct {
@@ -29,7 +38,7 @@ var inFlightPool = sync.Pool{New: func() any { return new(inFlight) }}
 
 func (f *inFlight) free() {
 	clear(f.refs)
-	f.refs = f.refs[:0]
+	f.refs, f.last = f.refs[:0], false
 	inFlightPool.Put(f)
 }
 
@@ -39,10 +48,12 @@ type proposed struct {
 	sequences []uint64
 }
 
-// Propose queues commands for the log.
-func (c *Core) Propose(ps []Proposal) {
-	if len(c.queue) == 0 {
-		c.oldest = c.now
+// Propose queues commands for the log. They came at since, or later.
+func (c *Core) Propose(ps []Proposal, since time.Time) {
+	arrived := since.Sub(c.began)
+	for i := range ps {
+		ps[i].arrived = arrived
+		c.queueBytes += ps[i].size
 	}
 	c.queue = append(c.queue, ps...)
 	c.count.Commands += uint64(len(ps))
@@ -54,6 +65,7 @@ func (c *Core) SetMaxEntryBytes(n uint64) { c.maxEntry = n }
 
 // propose moves waiting commands into raft's log, as the Batcher says.
 func (c *Core) propose(eff *Effects) {
+	c.wake = time.Time{}
 	if c.held == nil && len(c.queue) == 0 {
 		return
 	}
@@ -70,11 +82,11 @@ func (c *Core) propose(eff *Effects) {
 	taken := 0
 	for taken < len(c.queue) {
 		rest := c.queue[taken:]
-		take, _ := c.cfg.Batcher.Next(QueueView{
-			Count: len(rest), Oldest: c.oldest, InFlight: len(c.pending),
-			Size: func(i int) int { return rest[i].size },
-		}, c.now)
+		take, wait := c.cfg.Batcher.Next(c.viewQueue(rest), c.now)
 		if take == 0 {
+			if wait > 0 {
+				c.wake = c.now.Add(wait)
+			}
 			break
 		}
 		p := c.encode(rest[:take])
@@ -84,11 +96,26 @@ func (c *Core) propose(eff *Effects) {
 			break
 		}
 	}
+	if taken == 0 {
+		return
+	}
 	rest := copy(c.queue, c.queue[taken:])
 	clear(c.queue[rest:])
 	c.queue = c.queue[:rest]
-	c.oldest = c.now
 }
+
+// viewQueue shows the Batcher the commands that wait.
+func (c *Core) viewQueue(rest []Proposal) QueueView {
+	return QueueView{
+		Count: len(rest), Bytes: c.queueBytes, Oldest: c.began.Add(rest[0].arrived),
+		Arrived: c.count.Commands, InFlight: c.rounds, commands: rest,
+	}
+}
+
+// WakeAt is when Advance is to be called at the latest even if nothing happens,
+// because commands wait that long for others; zero when only events matter. It
+// is valid once Advance has returned false.
+func (c *Core) WakeAt() time.Time { return c.wake }
 
 // refuseQueue fails every command that is not in a log.
 func (c *Core) refuseQueue(err error, eff *Effects) {
@@ -99,7 +126,7 @@ func (c *Core) refuseQueue(err error, eff *Effects) {
 		})
 	}
 	clear(c.queue)
-	c.queue = c.queue[:0]
+	c.queue, c.queueBytes = c.queue[:0], 0
 }
 
 // encode packs commands into the entries of one proposal.
@@ -119,11 +146,13 @@ func (c *Core) encode(commands []Proposal) *proposed {
 		c.scratch = make([]byte, 0, total)
 	}
 	buf := c.scratch[:0]
+	r := round{commands: len(commands), ahead: c.rounds, proposed: c.now}
+	var f *inFlight
 	for len(commands) > 0 {
 		n, _ := packer.next(commands)
 		c.sequence++
-		f := inFlightPool.Get().(*inFlight)
-		f.bytes, f.proposed = 0, c.now
+		f = inFlightPool.Get().(*inFlight)
+		f.bytes = 0
 		start := len(buf)
 		buf = kv.AppendHeader(buf, kv.EntryHeader{
 			Node: c.cfg.ID, Incarnation: c.cfg.Incarnation, Sequence: c.sequence, Clock: c.now.UnixNano(),
@@ -134,15 +163,32 @@ func (c *Core) encode(commands []Proposal) *proposed {
 			f.refs = append(f.refs, waiterRef{q.Waiter, q.Tag})
 			f.bytes += q.size
 		}
+		r.bytes += f.bytes
 		c.pending[c.sequence] = f
 		p.sequences = append(p.sequences, c.sequence)
 		p.message.Entries = append(p.message.Entries, &raftpb.Entry{Data: buf[start:len(buf):len(buf)]})
 		commands = commands[n:]
 	}
+	f.last, f.round = true, r
+	c.rounds++
+	c.queueBytes -= r.bytes
 	c.scratch = buf
 	c.count.Proposals++
 	c.count.Entries += uint64(len(p.sequences))
 	return p
+}
+
+// settle takes an entry out of those in flight; nil when it is not among them.
+func (c *Core) settle(sequence uint64) *inFlight {
+	f := c.pending[sequence]
+	if f == nil {
+		return nil
+	}
+	delete(c.pending, sequence)
+	if f.last {
+		c.rounds--
+	}
+	return f
 }
 
 // step proposes; false means that raft holds it back for now (trap 18).

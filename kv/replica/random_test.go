@@ -41,6 +41,9 @@ func TestRandomCluster(t *testing.T) {
 	for _, seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			env := newRandomCluster(t, 4, 5, seed)
+			for _, n := range env.nodes {
+				n.core.cfg.Batcher = env.batcher()
+			}
 			env.form()
 			for range 6000 {
 				env.step()
@@ -110,6 +113,20 @@ func newRandomCluster(t *testing.T, count, electionTicks int, seed uint64) *rand
 	return env
 }
 
+// batcher is any strategy with any small bounds.
+func (env *randomCluster) batcher() Batcher {
+	env.t.Helper()
+	b, err := NewBatcher(Batching{
+		Strategy: batchStrategies[env.rng.IntN(len(batchStrategies))],
+		MaxCount: 1 + env.rng.IntN(10), MaxBytes: 1 + env.rng.IntN(500),
+		Linger: time.Duration(env.rng.IntN(20)) * time.Millisecond,
+	})
+	if err != nil {
+		env.t.Fatal(err)
+	}
+	return b
+}
+
 func (n *randomNode) member() *kvv1.Member {
 	return &kvv1.Member{
 		Id: n.id, Incarnation: n.core.cfg.Incarnation,
@@ -147,6 +164,7 @@ func (env *randomCluster) form() {
 // settle does everything that is to be done, without loss, for some ticks.
 func (env *randomCluster) settle() {
 	for range 5 {
+		env.now = env.now.Add(10 * time.Millisecond)
 		for _, n := range env.nodes {
 			n.core.Tick()
 			n.pump()
@@ -468,7 +486,7 @@ func (n *randomNode) propose(count int) {
 		p.size = kv.CommandSize(&p.Command)
 		ps = append(ps, p)
 	}
-	n.core.Propose(ps)
+	n.core.Propose(ps, n.env.now)
 }
 
 // randomRead must see the revision acknowledged before it began.

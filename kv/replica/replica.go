@@ -100,7 +100,7 @@ func (r *Replica) Propose(ps []Proposal) error {
 	if err := r.admit(int64(len(ps)), total); err != nil {
 		return err
 	}
-	if !r.inbox.put(func(b *batch) { b.proposals = append(b.proposals, ps...) }) {
+	if !r.inbox.propose(ps) {
 		r.release(int64(len(ps)), total)
 		return ErrStopped
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -514,6 +515,93 @@ func TestPackedEntriesFitTheSmallestPeer(t *testing.T) {
 		if size := EntrySize(len(e.GetData()), e.GetTerm(), e.GetIndex()); size > limit {
 			t.Errorf("entry %d has %d bytes, limit %d", e.GetIndex(), size, limit)
 		}
+	}
+}
+
+// With linger, a lone command is proposed when its time has come, no earlier and
+// no later; what comes meanwhile goes with it.
+func TestLingerIsHonoured(t *testing.T) {
+	for _, wait := range []time.Duration{50 * time.Microsecond, 777 * time.Microsecond, 5 * time.Millisecond, 25 * time.Millisecond} {
+		t.Run(wait.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, all := startReplicas(t, 1, func(c *Config) {
+					c.Batcher = linger{caps{1000, 1 << 20}, wait}
+				})
+				form(t, all)
+				for range 3 {
+					time.Sleep(13 * time.Millisecond)
+					start := time.Now()
+					var first, second kv.Result
+					var later sync.WaitGroup
+					later.Go(func() { time.Sleep(wait / 2); second, _ = put(all[0], "second", "value") })
+					first, err := put(all[0], "first", "value")
+					if took := time.Since(start); took != wait || err != nil {
+						t.Errorf("took %s, %v", took, err)
+					}
+					later.Wait()
+					if took := time.Since(start); took != wait || first.Index != second.Index {
+						t.Errorf("both took %s and have index %d and %d", took, first.Index, second.Index)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Commands that wait for others are admitted, and are answered when they can't
+// be proposed any more.
+func TestWaitingCommandsAreAnswered(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  func(*network, []*Replica)
+		want error
+	}{
+		{"leadership lost", func(n *network, _ []*Replica) {
+			n.mu.Lock()
+			n.cut[1] = true
+			n.mu.Unlock()
+		}, ErrNotLeader},
+		{"stopped", func(_ *network, all []*Replica) {
+			ended, cancel := context.WithCancel(context.Background())
+			cancel()
+			_ = all[0].Stop(ended)
+		}, ErrStopped},
+		{"handed over", func(_ *network, all []*Replica) {
+			_, _, _ = all[0].TransferLeadership(context.Background(), 2)
+		}, ErrNotLeader},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, all := startReplicas(t, 3, func(c *Config) {
+					c.Batcher, c.AdmissionOps = linger{caps{1000, 1 << 20}, time.Hour}, 3
+				})
+				form(t, all)
+				answered := make(once, 3)
+				for range 3 {
+					if err := all[0].Propose([]Proposal{{
+						Command: kv.Command{Kind: kv.KindPut, Key: []byte("key"), Value: []byte("value")}, Waiter: answered,
+					}}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := put(all[0], "key", "value"); !errors.Is(err, ErrOverloaded) {
+					t.Errorf("beyond the cap: %v", err)
+				}
+				time.Sleep(time.Second)
+				if len(answered) > 0 {
+					t.Fatal("answered while it waits")
+				}
+				c.end(n, all)
+				for range 3 {
+					if o := <-answered; !errors.Is(o.err, c.want) {
+						t.Errorf("answered %v, want %v", o.err, c.want)
+					}
+				}
+				if ops, bytes := all[0].ops.Load(), all[0].bytes.Load(); ops != 0 || bytes != 0 {
+					t.Errorf("%d operations of %d bytes stay admitted", ops, bytes)
+				}
+			})
+		})
 	}
 }
 

@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -70,7 +71,8 @@ type Proposal struct {
 	Waiter  Waiter
 	Tag     int
 
-	size int // encoded, set on admission
+	size    int           // encoded, set on admission
+	arrived time.Duration // since the core began
 }
 
 // ReadWaiter hears that reads may go on. Ready is called exactly once, on a
