@@ -46,6 +46,8 @@ const (
 	tagCommandStep         = 6<<3 | byte(protowire.BytesType)
 	tagCommandSession      = 7<<3 | byte(protowire.VarintType)
 	tagCommandSequence     = 8<<3 | byte(protowire.VarintType)
+	tagCommandAcknowledged = 9<<3 | byte(protowire.VarintType)
+	tagCommandTTL          = 10<<3 | byte(protowire.VarintType)
 )
 
 // AppendHeader appends the header field of an Entry, which must come first.
@@ -82,7 +84,8 @@ func commandBodySize(c *Command) int {
 	for i := range c.Steps {
 		n += 1 + protowire.SizeBytes(commandBodySize(&c.Steps[i]))
 	}
-	return n + sizeVarintField(c.SessionID) + sizeVarintField(c.SessionSequence)
+	return n + sizeVarintField(c.SessionID) + sizeVarintField(c.SessionSequence) +
+		sizeVarintField(c.SessionAcknowledged) + sizeVarintField(uint64(c.SessionTTL))
 }
 
 func appendCommand(dst []byte, tag byte, c *Command) []byte {
@@ -100,7 +103,9 @@ func appendCommand(dst []byte, tag byte, c *Command) []byte {
 		dst = appendCommand(dst, tagCommandStep, &c.Steps[i])
 	}
 	dst = appendVarintField(dst, tagCommandSession, c.SessionID)
-	return appendVarintField(dst, tagCommandSequence, c.SessionSequence)
+	dst = appendVarintField(dst, tagCommandSequence, c.SessionSequence)
+	dst = appendVarintField(dst, tagCommandAcknowledged, c.SessionAcknowledged)
+	return appendVarintField(dst, tagCommandTTL, uint64(c.SessionTTL))
 }
 
 // The four below leave out what proto3 leaves out: empty and zero.
@@ -319,6 +324,12 @@ func (d *entryDecoder) decodeCommand(c *Command, b []byte, step bool) error {
 			c.SessionID, n = protowire.ConsumeVarint(b[1:])
 		case tagCommandSequence:
 			c.SessionSequence, n = protowire.ConsumeVarint(b[1:])
+		case tagCommandAcknowledged:
+			c.SessionAcknowledged, n = protowire.ConsumeVarint(b[1:])
+		case tagCommandTTL:
+			var ttl uint64
+			ttl, n = protowire.ConsumeVarint(b[1:])
+			c.SessionTTL = int64(ttl)
 		default:
 			n = skipField(b)
 		}
@@ -332,7 +343,10 @@ func (d *entryDecoder) decodeCommand(c *Command, b []byte, step bool) error {
 		d.steps, c.Steps = steps, steps
 	}
 	switch c.Kind {
-	case KindPut, KindDelete, KindCompareAndSwap:
+	case KindPut, KindDelete, KindCompareAndSwap, KindOpenSession, KindKeepSession, KindCloseSession:
+		if step && c.Kind >= KindOpenSession {
+			break
+		}
 		if len(steps) == 0 || step {
 			return nil
 		}

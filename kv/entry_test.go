@@ -159,10 +159,11 @@ func TestDecodeEntryRefuses(t *testing.T) {
 		"two headers":        {slices.Concat(header, header), ErrMalformed},
 		"command cut short":  {encode(EntryHeader{}, put)[:HeaderSize+3], ErrMalformed},
 		"no kind":            {encode(EntryHeader{}, Command{Key: []byte("k")}), ErrMalformed},
-		"unknown kind":       {encode(EntryHeader{}, Command{Kind: 6}), ErrMalformed},
+		"unknown kind":       {encode(EntryHeader{}, Command{Kind: 9}), ErrMalformed},
 		"get by itself":      {encode(EntryHeader{}, Command{Kind: KindGet}), ErrMalformed},
 		"put with steps":     {encode(EntryHeader{}, Command{Kind: KindPut, Steps: []Command{put}}), ErrMalformed},
 		"batch in a batch":   {encode(EntryHeader{}, Command{Kind: KindBatch, Steps: []Command{{Kind: KindBatch}}}), ErrMalformed},
+		"session in a batch": {encode(EntryHeader{}, Command{Kind: KindBatch, Steps: []Command{{Kind: KindOpenSession}}}), ErrMalformed},
 		"step with steps":    {encode(EntryHeader{}, Command{Kind: KindBatch, Steps: []Command{{Kind: KindPut, Steps: []Command{put}}}}), ErrMalformed},
 		"length beyond data": {append(bytes.Clone(header), tagEntryCommand, 0xff, 0xff, 0xff, 0xff, 0x7f), ErrMalformed},
 	} {

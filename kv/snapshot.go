@@ -35,9 +35,10 @@ var (
 	ErrTruncated = errors.New("snapshot is truncated")
 	// ErrChecksum: the bytes are not those that were written.
 	ErrChecksum = errors.New("snapshot checksum mismatch")
-	// ErrKeyCount: header, items and trailer disagree on the number of keys.
+	// ErrKeyCount: header, items and trailer disagree on the number of keys or of
+	// sessions.
 	ErrKeyCount = errors.New("snapshot key count mismatch")
-	// ErrOrder: a key is not greater than the one before it.
+	// ErrOrder: a key, or a session, is not greater than the one before it.
 	ErrOrder = errors.New("snapshot keys out of order")
 	// ErrTooLarge: a record or an item above the cap.
 	ErrTooLarge = errors.New("too large for a snapshot")
@@ -50,6 +51,7 @@ const (
 	tagRecordHeader  = 1<<3 | byte(protowire.BytesType)
 	tagRecordItems   = 2<<3 | byte(protowire.BytesType)
 	tagRecordTrailer = 3<<3 | byte(protowire.BytesType)
+	tagRecordSession = 4<<3 | byte(protowire.BytesType)
 
 	tagItem = 1<<3 | byte(protowire.BytesType) // of SnapshotItems
 
@@ -61,21 +63,27 @@ const (
 )
 
 // WriteSnapshot writes v as length-delimited SnapshotRecords: a header, items
-// in key order about 64 KiB a record, a trailer. Equal views make equal bytes.
+// in key order about 64 KiB a record, sessions by id, a trailer. Equal views make equal bytes.
 // It writes one record at a time and holds no more than one.
 func WriteSnapshot(w io.Writer, v *View) error {
 	s := snapshotWriter{w: w, keys: uint64(v.Len())}
 	if err := s.message(&kvv1.SnapshotRecord{Record: &kvv1.SnapshotRecord_Header{Header: &kvv1.SnapshotHeader{
 		Format: snapshotFormat, Index: v.state.Index, Term: v.state.Term, Revision: v.state.Revision,
 		Keys: s.keys, Membership: v.membership,
+		ClockUnixNanos: uint64(v.sessions.clock), LastSessionId: v.sessions.last,
 	}}}); err != nil {
 		return fmt.Errorf("snapshot header: %w", err)
 	}
 	if err := s.items(v); err != nil {
 		return fmt.Errorf("snapshot items: %w", err)
 	}
+	for session := range v.sessions.all() {
+		if err := s.message(&kvv1.SnapshotRecord{Record: &kvv1.SnapshotRecord_Session{Session: session.proto()}}); err != nil {
+			return fmt.Errorf("snapshot session %d: %w", session.id, err)
+		}
+	}
 	if err := s.message(&kvv1.SnapshotRecord{Record: &kvv1.SnapshotRecord_Trailer{Trailer: &kvv1.SnapshotTrailer{
-		Keys: s.keys, Crc32C: s.crc,
+		Keys: s.keys, Sessions: uint64(v.sessions.size()), Crc32C: s.crc,
 	}}}); err != nil {
 		return fmt.Errorf("snapshot trailer: %w", err)
 	}

@@ -21,6 +21,7 @@ type SnapshotDecoder struct {
 	trailer *kvv1.SnapshotTrailer
 	tree    tree
 	last    record // the greatest key so far
+	client  sessions
 	crc     uint32 // of the records before the present one
 	err     error
 }
@@ -123,6 +124,8 @@ func (d *SnapshotDecoder) record(framed []byte) error {
 		err = d.takeHeader(body)
 	case tagRecordItems:
 		err = d.takeItems(body)
+	case tagRecordSession:
+		err = d.takeSession(body)
 	case tagRecordTrailer:
 		err = d.takeTrailer(body)
 	default:
@@ -145,6 +148,7 @@ func (d *SnapshotDecoder) takeHeader(body []byte) error {
 		h.Membership = &kvv1.Membership{}
 	}
 	d.header = h
+	d.client.clock, d.client.last = int64(h.GetClockUnixNanos()), h.GetLastSessionId()
 	return nil
 }
 
@@ -208,6 +212,18 @@ func (d *SnapshotDecoder) takeItem(b []byte) error {
 	return nil
 }
 
+func (d *SnapshotDecoder) takeSession(body []byte) error {
+	m := &kvv1.Session{}
+	if err := proto.Unmarshal(body, m); err != nil {
+		return fmt.Errorf("%w snapshot session: %w", ErrMalformed, err)
+	}
+	session, err := sessionFromProto(m)
+	if err != nil {
+		return err
+	}
+	return d.client.load(session)
+}
+
 func (d *SnapshotDecoder) takeTrailer(body []byte) error {
 	t := &kvv1.SnapshotTrailer{}
 	if err := proto.Unmarshal(body, t); err != nil {
@@ -219,6 +235,9 @@ func (d *SnapshotDecoder) takeTrailer(body []byte) error {
 	keys := uint64(d.tree.size())
 	if h := d.header.GetKeys(); h != keys || t.GetKeys() != keys {
 		return fmt.Errorf("%w: header says %d, trailer %d, items are %d", ErrKeyCount, h, t.GetKeys(), keys)
+	}
+	if n := uint64(d.client.size()); t.GetSessions() != n {
+		return fmt.Errorf("%w: trailer says %d sessions, there are %d", ErrKeyCount, t.GetSessions(), n)
 	}
 	d.trailer = t
 	return nil
@@ -240,6 +259,7 @@ func (d *SnapshotDecoder) Finish() (*View, error) {
 	}
 	v := &View{
 		tree:       d.tree,
+		sessions:   d.client,
 		membership: d.header.GetMembership(),
 		state: State{
 			Revision: d.header.GetRevision(), Index: d.header.GetIndex(), Term: d.header.GetTerm(), Keys: d.header.GetKeys(),

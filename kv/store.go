@@ -38,7 +38,8 @@ type Store struct {
 	index      uint64
 	term       uint64
 	membership *kvv1.Membership // replaced, never changed
-	view       *View            // of the present state, if one was taken
+	sessions   sessions
+	view       *View // of the present state, if one was taken
 
 	// Of the applying goroutine.
 	decoder entryDecoder
@@ -75,6 +76,7 @@ func (s *Store) Apply(index, term uint64, data []byte, results []Result) ([]Resu
 	if err := s.decoder.reset(data); err != nil {
 		return results, fmt.Errorf("entry %d: %w", index, err)
 	}
+	s.sessions.advance(s.decoder.header.Clock)
 	for {
 		c, err := s.decoder.next()
 		if err != nil {
@@ -85,7 +87,12 @@ func (s *Store) Apply(index, term uint64, data []byte, results []Result) ([]Resu
 			return results, nil
 		}
 		results = append(results, Result{})
-		s.command(c, index, &results[len(results)-1])
+		r := &results[len(results)-1]
+		if c.SessionID != 0 || c.Kind == KindOpenSession {
+			s.inSession(c, index, r)
+		} else {
+			s.command(c, index, r)
+		}
 	}
 }
 
@@ -168,7 +175,7 @@ func (s *Store) step(c *Command, revision uint64, r *Result) change {
 		r.show(s.tree.get(c.Key))
 		r.Succeeded = true
 		return change{}
-	case KindBatch:
+	case KindBatch, KindOpenSession, KindKeepSession, KindCloseSession:
 	}
 	panic(fmt.Sprintf("kv: step of kind %d passed the decoder", c.Kind))
 }
@@ -240,7 +247,7 @@ func (s *Store) View() *View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.view == nil {
-		s.view = &View{tree: s.tree.copy(), state: s.state(), membership: s.membership}
+		s.view = &View{tree: s.tree.copy(), state: s.state(), membership: s.membership, sessions: s.sessions.copy()}
 	}
 	return s.view
 }
@@ -248,9 +255,10 @@ func (s *Store) View() *View {
 // Restore replaces everything by what v shows. Views taken before stay as they
 // were.
 func (s *Store) Restore(v *View) {
-	tree := v.copyTree()
+	tree, sessions := v.copy()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tree, s.view, s.membership = tree, nil, v.membership
+	s.sessions = sessions
 	s.revision, s.index, s.term = v.state.Revision, v.state.Index, v.state.Term
 }

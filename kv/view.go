@@ -15,14 +15,15 @@ import (
 type View struct {
 	copying    sync.Mutex // a copy marks the tree that it copies
 	tree       tree
+	sessions   sessions
 	state      State
 	membership *kvv1.Membership
 }
 
-func (v *View) copyTree() tree {
+func (v *View) copy() (tree, sessions) {
 	v.copying.Lock()
 	defer v.copying.Unlock()
-	return v.tree.copy()
+	return v.tree.copy(), v.sessions.copy()
 }
 
 // State returns the state that the view shows.
@@ -45,7 +46,8 @@ func (v *View) Scan(start, end []byte, visit func(Item) bool) {
 	})
 }
 
-// Hash returns a SHA-256 over the revision and every item with its revisions.
+// Hash returns a SHA-256 over the revision, every item with its revisions, and
+// the sessions.
 // Nodes that applied the same entries have the same hash, whatever snapshots
 // they came by.
 func (v *View) Hash() [sha256.Size]byte {
@@ -63,5 +65,6 @@ func (v *View) Hash() [sha256.Size]byte {
 		h.Write(r.value())
 		return true
 	})
+	v.sessions.hash(h)
 	return [sha256.Size]byte(h.Sum(nil))
 }

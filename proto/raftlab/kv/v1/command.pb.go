@@ -31,6 +31,10 @@ const (
 	CommandKind_COMMAND_KIND_BATCH            CommandKind = 4
 	// Only inside a batch.
 	CommandKind_COMMAND_KIND_GET CommandKind = 5
+	// Never inside a batch.
+	CommandKind_COMMAND_KIND_OPEN_SESSION  CommandKind = 6
+	CommandKind_COMMAND_KIND_KEEP_SESSION  CommandKind = 7
+	CommandKind_COMMAND_KIND_CLOSE_SESSION CommandKind = 8
 )
 
 // Enum value maps for CommandKind.
@@ -42,6 +46,9 @@ var (
 		3: "COMMAND_KIND_COMPARE_AND_SWAP",
 		4: "COMMAND_KIND_BATCH",
 		5: "COMMAND_KIND_GET",
+		6: "COMMAND_KIND_OPEN_SESSION",
+		7: "COMMAND_KIND_KEEP_SESSION",
+		8: "COMMAND_KIND_CLOSE_SESSION",
 	}
 	CommandKind_value = map[string]int32{
 		"COMMAND_KIND_UNSPECIFIED":      0,
@@ -50,6 +57,9 @@ var (
 		"COMMAND_KIND_COMPARE_AND_SWAP": 3,
 		"COMMAND_KIND_BATCH":            4,
 		"COMMAND_KIND_GET":              5,
+		"COMMAND_KIND_OPEN_SESSION":     6,
+		"COMMAND_KIND_KEEP_SESSION":     7,
+		"COMMAND_KIND_CLOSE_SESSION":    8,
 	}
 )
 
@@ -228,8 +238,13 @@ type Command struct {
 	// The steps of a batch, applied in order or not at all.
 	Steps []*Command `protobuf:"bytes,6,rep,name=steps,proto3" json:"steps,omitempty"`
 	// Exactly-once: 0 without a session.
-	SessionId       uint64 `protobuf:"varint,7,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	SessionId uint64 `protobuf:"varint,7,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Counts the commands of a session, from 1.
 	SessionSequence uint64 `protobuf:"varint,8,opt,name=session_sequence,json=sessionSequence,proto3" json:"session_sequence,omitempty"`
+	// The client has the answers to all commands before this one.
+	SessionAcknowledged uint64 `protobuf:"varint,9,opt,name=session_acknowledged,json=sessionAcknowledged,proto3" json:"session_acknowledged,omitempty"`
+	// For how long a session to be opened lasts without a command.
+	SessionTtlNanos uint64 `protobuf:"varint,10,opt,name=session_ttl_nanos,json=sessionTtlNanos,proto3" json:"session_ttl_nanos,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -316,6 +331,20 @@ func (x *Command) GetSessionId() uint64 {
 func (x *Command) GetSessionSequence() uint64 {
 	if x != nil {
 		return x.SessionSequence
+	}
+	return 0
+}
+
+func (x *Command) GetSessionAcknowledged() uint64 {
+	if x != nil {
+		return x.SessionAcknowledged
+	}
+	return 0
+}
+
+func (x *Command) GetSessionTtlNanos() uint64 {
+	if x != nil {
+		return x.SessionTtlNanos
 	}
 	return 0
 }
@@ -557,7 +586,7 @@ func (x *Membership) GetRemovedIds() []uint64 {
 }
 
 // SnapshotRecord is one length-delimited record of a snapshot: a header first,
-// then batches of keys in order, at last a trailer.
+// then batches of keys in order, then the sessions by id, at last a trailer.
 type SnapshotRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Record:
@@ -565,6 +594,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Header
 	//	*SnapshotRecord_Items
 	//	*SnapshotRecord_Trailer
+	//	*SnapshotRecord_Session
 	Record        isSnapshotRecord_Record `protobuf_oneof:"record"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -634,6 +664,15 @@ func (x *SnapshotRecord) GetTrailer() *SnapshotTrailer {
 	return nil
 }
 
+func (x *SnapshotRecord) GetSession() *Session {
+	if x != nil {
+		if x, ok := x.Record.(*SnapshotRecord_Session); ok {
+			return x.Session
+		}
+	}
+	return nil
+}
+
 type isSnapshotRecord_Record interface {
 	isSnapshotRecord_Record()
 }
@@ -650,24 +689,33 @@ type SnapshotRecord_Trailer struct {
 	Trailer *SnapshotTrailer `protobuf:"bytes,3,opt,name=trailer,proto3,oneof"`
 }
 
+type SnapshotRecord_Session struct {
+	Session *Session `protobuf:"bytes,4,opt,name=session,proto3,oneof"`
+}
+
 func (*SnapshotRecord_Header) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Items) isSnapshotRecord_Record() {}
 
 func (*SnapshotRecord_Trailer) isSnapshotRecord_Record() {}
 
+func (*SnapshotRecord_Session) isSnapshotRecord_Record() {}
+
 type SnapshotHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Format version; 1.
 	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	// Last applied entry.
-	Index         uint64      `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	Term          uint64      `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
-	Membership    *Membership `protobuf:"bytes,4,opt,name=membership,proto3" json:"membership,omitempty"`
-	Revision      uint64      `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	Keys          uint64      `protobuf:"varint,6,opt,name=keys,proto3" json:"keys,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Index      uint64      `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Term       uint64      `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	Membership *Membership `protobuf:"bytes,4,opt,name=membership,proto3" json:"membership,omitempty"`
+	Revision   uint64      `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	Keys       uint64      `protobuf:"varint,6,opt,name=keys,proto3" json:"keys,omitempty"`
+	// The highest clock of an entry so far, and the last session id given out.
+	ClockUnixNanos uint64 `protobuf:"fixed64,7,opt,name=clock_unix_nanos,json=clockUnixNanos,proto3" json:"clock_unix_nanos,omitempty"`
+	LastSessionId  uint64 `protobuf:"varint,8,opt,name=last_session_id,json=lastSessionId,proto3" json:"last_session_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
@@ -742,6 +790,20 @@ func (x *SnapshotHeader) GetKeys() uint64 {
 	return 0
 }
 
+func (x *SnapshotHeader) GetClockUnixNanos() uint64 {
+	if x != nil {
+		return x.ClockUnixNanos
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetLastSessionId() uint64 {
+	if x != nil {
+		return x.LastSessionId
+	}
+	return 0
+}
+
 type SnapshotItems struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Items         []*KeyValue            `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
@@ -786,9 +848,260 @@ func (x *SnapshotItems) GetItems() []*KeyValue {
 	return nil
 }
 
+// Session is what the store remembers of a client, so that a command that comes
+// twice is applied once.
+type Session struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	TtlNanos uint64                 `protobuf:"varint,2,opt,name=ttl_nanos,json=ttlNanos,proto3" json:"ttl_nanos,omitempty"`
+	// The clock of its last command; it ends ttl_nanos later.
+	ActiveUnixNanos uint64 `protobuf:"fixed64,3,opt,name=active_unix_nanos,json=activeUnixNanos,proto3" json:"active_unix_nanos,omitempty"`
+	// Answers to commands before this one are forgotten.
+	Acknowledged  uint64           `protobuf:"varint,4,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	Answers       []*SessionAnswer `protobuf:"bytes,5,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Session) Reset() {
+	*x = Session{}
+	mi := &file_raftlab_kv_v1_command_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Session) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Session) ProtoMessage() {}
+
+func (x *Session) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_command_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Session.ProtoReflect.Descriptor instead.
+func (*Session) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_command_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Session) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Session) GetTtlNanos() uint64 {
+	if x != nil {
+		return x.TtlNanos
+	}
+	return 0
+}
+
+func (x *Session) GetActiveUnixNanos() uint64 {
+	if x != nil {
+		return x.ActiveUnixNanos
+	}
+	return 0
+}
+
+func (x *Session) GetAcknowledged() uint64 {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return 0
+}
+
+func (x *Session) GetAnswers() []*SessionAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+// SessionAnswer is the answer to one command of a session.
+type SessionAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Result        *StoredResult          `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionAnswer) Reset() {
+	*x = SessionAnswer{}
+	mi := &file_raftlab_kv_v1_command_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionAnswer) ProtoMessage() {}
+
+func (x *SessionAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_command_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionAnswer.ProtoReflect.Descriptor instead.
+func (*SessionAnswer) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_command_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SessionAnswer) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *SessionAnswer) GetResult() *StoredResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+// StoredResult is a Result as the store keeps it.
+type StoredResult struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Revision       uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Index          uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Version        uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	CreateRevision uint64                 `protobuf:"varint,4,opt,name=create_revision,json=createRevision,proto3" json:"create_revision,omitempty"`
+	ModRevision    uint64                 `protobuf:"varint,5,opt,name=mod_revision,json=modRevision,proto3" json:"mod_revision,omitempty"`
+	Value          []byte                 `protobuf:"bytes,6,opt,name=value,proto3" json:"value,omitempty"`
+	Found          bool                   `protobuf:"varint,7,opt,name=found,proto3" json:"found,omitempty"`
+	Succeeded      bool                   `protobuf:"varint,8,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	ValueOmitted   bool                   `protobuf:"varint,9,opt,name=value_omitted,json=valueOmitted,proto3" json:"value_omitted,omitempty"`
+	Steps          []*StoredResult        `protobuf:"bytes,10,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *StoredResult) Reset() {
+	*x = StoredResult{}
+	mi := &file_raftlab_kv_v1_command_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredResult) ProtoMessage() {}
+
+func (x *StoredResult) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_command_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredResult.ProtoReflect.Descriptor instead.
+func (*StoredResult) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_command_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *StoredResult) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *StoredResult) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *StoredResult) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *StoredResult) GetCreateRevision() uint64 {
+	if x != nil {
+		return x.CreateRevision
+	}
+	return 0
+}
+
+func (x *StoredResult) GetModRevision() uint64 {
+	if x != nil {
+		return x.ModRevision
+	}
+	return 0
+}
+
+func (x *StoredResult) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *StoredResult) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *StoredResult) GetSucceeded() bool {
+	if x != nil {
+		return x.Succeeded
+	}
+	return false
+}
+
+func (x *StoredResult) GetValueOmitted() bool {
+	if x != nil {
+		return x.ValueOmitted
+	}
+	return false
+}
+
+func (x *StoredResult) GetSteps() []*StoredResult {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
 type SnapshotTrailer struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Keys  uint64                 `protobuf:"varint,1,opt,name=keys,proto3" json:"keys,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Keys     uint64                 `protobuf:"varint,1,opt,name=keys,proto3" json:"keys,omitempty"`
+	Sessions uint64                 `protobuf:"varint,3,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	// CRC-32C of every byte before this record's length prefix.
 	Crc32C        uint32 `protobuf:"fixed32,2,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -797,7 +1110,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_raftlab_kv_v1_command_proto_msgTypes[9]
+	mi := &file_raftlab_kv_v1_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +1122,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_command_proto_msgTypes[9]
+	mi := &file_raftlab_kv_v1_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,12 +1135,19 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_command_proto_rawDescGZIP(), []int{9}
+	return file_raftlab_kv_v1_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SnapshotTrailer) GetKeys() uint64 {
 	if x != nil {
 		return x.Keys
+	}
+	return 0
+}
+
+func (x *SnapshotTrailer) GetSessions() uint64 {
+	if x != nil {
+		return x.Sessions
 	}
 	return 0
 }
@@ -852,7 +1172,7 @@ const file_raftlab_kv_v1_command_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\x06R\x04node\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\x06R\vincarnation\x12\x1a\n" +
 	"\bsequence\x18\x04 \x01(\x06R\bsequence\x12(\n" +
-	"\x10clock_unix_nanos\x18\x05 \x01(\x06R\x0eclockUnixNanos\"\x96\x02\n" +
+	"\x10clock_unix_nanos\x18\x05 \x01(\x06R\x0eclockUnixNanos\"\xf5\x02\n" +
 	"\aCommand\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.raftlab.kv.v1.CommandKindR\x04kind\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x14\n" +
@@ -862,7 +1182,10 @@ const file_raftlab_kv_v1_command_proto_rawDesc = "" +
 	"\x05steps\x18\x06 \x03(\v2\x16.raftlab.kv.v1.CommandR\x05steps\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\a \x01(\x04R\tsessionId\x12)\n" +
-	"\x10session_sequence\x18\b \x01(\x04R\x0fsessionSequence\"\x92\x01\n" +
+	"\x10session_sequence\x18\b \x01(\x04R\x0fsessionSequence\x121\n" +
+	"\x14session_acknowledged\x18\t \x01(\x04R\x13sessionAcknowledged\x12*\n" +
+	"\x11session_ttl_nanos\x18\n" +
+	" \x01(\x04R\x0fsessionTtlNanos\"\x92\x01\n" +
 	"\x10MembershipChange\x122\n" +
 	"\x06header\x18\x01 \x01(\v2\x1a.raftlab.kv.v1.EntryHeaderR\x06header\x12\x1d\n" +
 	"\n" +
@@ -885,12 +1208,13 @@ const file_raftlab_kv_v1_command_proto_rawDesc = "" +
 	"auto_leave\x18\x06 \x01(\bR\tautoLeave\x12+\n" +
 	"\x05nodes\x18\a \x03(\v2\x15.raftlab.kv.v1.MemberR\x05nodes\x12\x1f\n" +
 	"\vremoved_ids\x18\b \x03(\x04R\n" +
-	"removedIds\"\xc5\x01\n" +
+	"removedIds\"\xf9\x01\n" +
 	"\x0eSnapshotRecord\x127\n" +
 	"\x06header\x18\x01 \x01(\v2\x1d.raftlab.kv.v1.SnapshotHeaderH\x00R\x06header\x124\n" +
 	"\x05items\x18\x02 \x01(\v2\x1c.raftlab.kv.v1.SnapshotItemsH\x00R\x05items\x12:\n" +
-	"\atrailer\x18\x03 \x01(\v2\x1e.raftlab.kv.v1.SnapshotTrailerH\x00R\atrailerB\b\n" +
-	"\x06record\"\xbd\x01\n" +
+	"\atrailer\x18\x03 \x01(\v2\x1e.raftlab.kv.v1.SnapshotTrailerH\x00R\atrailer\x122\n" +
+	"\asession\x18\x04 \x01(\v2\x16.raftlab.kv.v1.SessionH\x00R\asessionB\b\n" +
+	"\x06record\"\x8f\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
@@ -899,19 +1223,46 @@ const file_raftlab_kv_v1_command_proto_rawDesc = "" +
 	"membership\x18\x04 \x01(\v2\x19.raftlab.kv.v1.MembershipR\n" +
 	"membership\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x12\n" +
-	"\x04keys\x18\x06 \x01(\x04R\x04keys\">\n" +
+	"\x04keys\x18\x06 \x01(\x04R\x04keys\x12(\n" +
+	"\x10clock_unix_nanos\x18\a \x01(\x06R\x0eclockUnixNanos\x12&\n" +
+	"\x0flast_session_id\x18\b \x01(\x04R\rlastSessionId\">\n" +
 	"\rSnapshotItems\x12-\n" +
-	"\x05items\x18\x01 \x03(\v2\x17.raftlab.kv.v1.KeyValueR\x05items\"=\n" +
+	"\x05items\x18\x01 \x03(\v2\x17.raftlab.kv.v1.KeyValueR\x05items\"\xbe\x01\n" +
+	"\aSession\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1b\n" +
+	"\tttl_nanos\x18\x02 \x01(\x04R\bttlNanos\x12*\n" +
+	"\x11active_unix_nanos\x18\x03 \x01(\x06R\x0factiveUnixNanos\x12\"\n" +
+	"\facknowledged\x18\x04 \x01(\x04R\facknowledged\x126\n" +
+	"\aanswers\x18\x05 \x03(\v2\x1c.raftlab.kv.v1.SessionAnswerR\aanswers\"`\n" +
+	"\rSessionAnswer\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x123\n" +
+	"\x06result\x18\x02 \x01(\v2\x1b.raftlab.kv.v1.StoredResultR\x06result\"\xc8\x02\n" +
+	"\fStoredResult\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12'\n" +
+	"\x0fcreate_revision\x18\x04 \x01(\x04R\x0ecreateRevision\x12!\n" +
+	"\fmod_revision\x18\x05 \x01(\x04R\vmodRevision\x12\x14\n" +
+	"\x05value\x18\x06 \x01(\fR\x05value\x12\x14\n" +
+	"\x05found\x18\a \x01(\bR\x05found\x12\x1c\n" +
+	"\tsucceeded\x18\b \x01(\bR\tsucceeded\x12#\n" +
+	"\rvalue_omitted\x18\t \x01(\bR\fvalueOmitted\x121\n" +
+	"\x05steps\x18\n" +
+	" \x03(\v2\x1b.raftlab.kv.v1.StoredResultR\x05steps\"Y\n" +
 	"\x0fSnapshotTrailer\x12\x12\n" +
-	"\x04keys\x18\x01 \x01(\x04R\x04keys\x12\x16\n" +
-	"\x06crc32c\x18\x02 \x01(\aR\x06crc32c*\xab\x01\n" +
+	"\x04keys\x18\x01 \x01(\x04R\x04keys\x12\x1a\n" +
+	"\bsessions\x18\x03 \x01(\x04R\bsessions\x12\x16\n" +
+	"\x06crc32c\x18\x02 \x01(\aR\x06crc32c*\x89\x02\n" +
 	"\vCommandKind\x12\x1c\n" +
 	"\x18COMMAND_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10COMMAND_KIND_PUT\x10\x01\x12\x17\n" +
 	"\x13COMMAND_KIND_DELETE\x10\x02\x12!\n" +
 	"\x1dCOMMAND_KIND_COMPARE_AND_SWAP\x10\x03\x12\x16\n" +
 	"\x12COMMAND_KIND_BATCH\x10\x04\x12\x14\n" +
-	"\x10COMMAND_KIND_GET\x10\x05B\"Z raftlab/proto/raftlab/kv/v1;kvv1b\x06proto3"
+	"\x10COMMAND_KIND_GET\x10\x05\x12\x1d\n" +
+	"\x19COMMAND_KIND_OPEN_SESSION\x10\x06\x12\x1d\n" +
+	"\x19COMMAND_KIND_KEEP_SESSION\x10\a\x12\x1e\n" +
+	"\x1aCOMMAND_KIND_CLOSE_SESSION\x10\bB\"Z raftlab/proto/raftlab/kv/v1;kvv1b\x06proto3"
 
 var (
 	file_raftlab_kv_v1_command_proto_rawDescOnce sync.Once
@@ -926,7 +1277,7 @@ func file_raftlab_kv_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlab_kv_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_raftlab_kv_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_raftlab_kv_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_raftlab_kv_v1_command_proto_goTypes = []any{
 	(CommandKind)(0),         // 0: raftlab.kv.v1.CommandKind
 	(*Entry)(nil),            // 1: raftlab.kv.v1.Entry
@@ -938,8 +1289,11 @@ var file_raftlab_kv_v1_command_proto_goTypes = []any{
 	(*SnapshotRecord)(nil),   // 7: raftlab.kv.v1.SnapshotRecord
 	(*SnapshotHeader)(nil),   // 8: raftlab.kv.v1.SnapshotHeader
 	(*SnapshotItems)(nil),    // 9: raftlab.kv.v1.SnapshotItems
-	(*SnapshotTrailer)(nil),  // 10: raftlab.kv.v1.SnapshotTrailer
-	(*KeyValue)(nil),         // 11: raftlab.kv.v1.KeyValue
+	(*Session)(nil),          // 10: raftlab.kv.v1.Session
+	(*SessionAnswer)(nil),    // 11: raftlab.kv.v1.SessionAnswer
+	(*StoredResult)(nil),     // 12: raftlab.kv.v1.StoredResult
+	(*SnapshotTrailer)(nil),  // 13: raftlab.kv.v1.SnapshotTrailer
+	(*KeyValue)(nil),         // 14: raftlab.kv.v1.KeyValue
 }
 var file_raftlab_kv_v1_command_proto_depIdxs = []int32{
 	2,  // 0: raftlab.kv.v1.Entry.header:type_name -> raftlab.kv.v1.EntryHeader
@@ -951,14 +1305,18 @@ var file_raftlab_kv_v1_command_proto_depIdxs = []int32{
 	5,  // 6: raftlab.kv.v1.Membership.nodes:type_name -> raftlab.kv.v1.Member
 	8,  // 7: raftlab.kv.v1.SnapshotRecord.header:type_name -> raftlab.kv.v1.SnapshotHeader
 	9,  // 8: raftlab.kv.v1.SnapshotRecord.items:type_name -> raftlab.kv.v1.SnapshotItems
-	10, // 9: raftlab.kv.v1.SnapshotRecord.trailer:type_name -> raftlab.kv.v1.SnapshotTrailer
-	6,  // 10: raftlab.kv.v1.SnapshotHeader.membership:type_name -> raftlab.kv.v1.Membership
-	11, // 11: raftlab.kv.v1.SnapshotItems.items:type_name -> raftlab.kv.v1.KeyValue
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 9: raftlab.kv.v1.SnapshotRecord.trailer:type_name -> raftlab.kv.v1.SnapshotTrailer
+	10, // 10: raftlab.kv.v1.SnapshotRecord.session:type_name -> raftlab.kv.v1.Session
+	6,  // 11: raftlab.kv.v1.SnapshotHeader.membership:type_name -> raftlab.kv.v1.Membership
+	14, // 12: raftlab.kv.v1.SnapshotItems.items:type_name -> raftlab.kv.v1.KeyValue
+	11, // 13: raftlab.kv.v1.Session.answers:type_name -> raftlab.kv.v1.SessionAnswer
+	12, // 14: raftlab.kv.v1.SessionAnswer.result:type_name -> raftlab.kv.v1.StoredResult
+	12, // 15: raftlab.kv.v1.StoredResult.steps:type_name -> raftlab.kv.v1.StoredResult
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_raftlab_kv_v1_command_proto_init() }
@@ -971,6 +1329,7 @@ func file_raftlab_kv_v1_command_proto_init() {
 		(*SnapshotRecord_Header)(nil),
 		(*SnapshotRecord_Items)(nil),
 		(*SnapshotRecord_Trailer)(nil),
+		(*SnapshotRecord_Session)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -978,7 +1337,7 @@ func file_raftlab_kv_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlab_kv_v1_command_proto_rawDesc), len(file_raftlab_kv_v1_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
