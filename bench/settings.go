@@ -224,7 +224,7 @@ func (s *Settings) reads(key string) bool {
 	switch key {
 	case "max-request", "stream-workers":
 		return l.Target != TargetDirect
-	case "chunking", "max-message", "transport", "lanes":
+	case "chunking", "max-message", "transport", "lanes", "codec":
 		return !local
 	case "grpc-window":
 		return !local || l.Target != TargetDirect

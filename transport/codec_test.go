@@ -1,18 +1,138 @@
 package transport
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
 
 	transportv1 "raftlab/proto/raftlab/transport/v1"
 )
 
-// Whatever the bytes: no panic, and what decodes encodes to the same message.
+var codecNames = []string{CodecProto, CodecAppend, CodecScatter}
+
+func codec(t testing.TB, name string) Codec {
+	t.Helper()
+	c, err := NewCodec(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// encodings are a frame's bytes by every codec, and by scatter with other
+// thresholds, which must be the same. What they came in has been freed.
+func encodings(t testing.TB, f *Frame) []byte {
+	t.Helper()
+	want := appendFrame(nil, f)
+	if len(want) != f.Size() {
+		t.Fatalf("%d bytes, size %d", len(want), f.Size())
+	}
+	check := func(name string, out mem.BufferSlice, err error) {
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if !bytes.Equal(out.Materialize(), want) {
+			t.Fatalf("%s makes other bytes", name)
+		}
+		out.Free()
+	}
+	for _, name := range codecNames {
+		if name == CodecProto && !sendable(f) {
+			continue
+		}
+		out, err := codec(t, name).Encode(f)
+		check(name, out, err)
+	}
+	for _, least := range []int{1, 100, 1000} {
+		out, err := scatter(f, least)
+		check(fmt.Sprintf("scatter from %d bytes", least), out, err)
+	}
+	return want
+}
+
+// sendable says whether a lane could have made the frame. The generated message
+// leaves out zeros, and these are never zero.
+func sendable(f *Frame) bool {
+	p := &f.Fragment
+	return f.Sequence > 0 && f.Epoch > 0 && f.From > 0 && f.To > 0 &&
+		(f.Message == nil || headerSize(f.Message, false) > 0) && (p.Total == 0 || p.Message > 0 && p.checksum() > 0)
+}
+
+// equalFrames compares what two frames carry: not the entries that belong to a
+// Message.
+func equalFrames(a, b *Frame) bool {
+	header := func(f *Frame) []byte {
+		if f.Message == nil {
+			return nil
+		}
+		return appendHeader([]byte{}, f.Message, false)
+	}
+	x, y := &a.Fragment, &b.Fragment
+	same := a.Sequence == b.Sequence && a.Epoch == b.Epoch && a.From == b.From && a.To == b.To &&
+		(a.Message == nil) == (b.Message == nil) && bytes.Equal(header(a), header(b)) && len(a.Entries) == len(b.Entries) &&
+		x.Message == y.Message && x.Offset == y.Offset && x.Total == y.Total && x.Len() == y.Len() && x.checksum() == y.checksum()
+	for i := 0; same && i < len(a.Entries); i++ {
+		same = proto.Equal(a.Entries[i], b.Entries[i])
+	}
+	return same
+}
+
+// All codecs make the same bytes, and both ways of reading them, however the
+// bytes are cut, give the frame that was sent.
+func TestCodecsAgree(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		m := messages().Draw(r, "message")
+		frames, err := chunker(t, ChunkFragment).Plan(nil, m, Limits{Chunk: rapid.IntRange(MinLimit, 4096).Draw(r, "chunk")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stamp(frames)
+		for i := range frames {
+			f := &frames[i]
+			b := encodings(t, f)
+			var parts [][]byte
+			cuts := rapid.SliceOf(rapid.IntRange(0, len(b))).Draw(r, "cuts")
+			slices.Sort(cuts)
+			from := 0
+			for _, to := range append(cuts, len(b)) {
+				parts = append(parts, bytes.Clone(b[from:to]))
+				from = to
+			}
+			if len(f.Entries) > 0 {
+				parts = [][]byte{b}
+			}
+			var byHand, byProto Frame
+			if err := Decode(parts, &byHand); err != nil {
+				t.Fatalf("frame %d in parts cut at %v: %v", i, cuts, err)
+			}
+			g := new(transportv1.Frame)
+			if err := proto.Unmarshal(b, g); err != nil {
+				t.Fatal(err)
+			}
+			if err := fromProto(g, &byProto); err != nil {
+				t.Fatal(err)
+			}
+			for _, back := range []*Frame{&byHand, &byProto} {
+				if !equalFrames(f, back) || back.size != len(b) || back.Fragment.Total > 0 && back.Fragment.checksum() != back.Fragment.CRC {
+					t.Fatalf("frame %d in parts cut at %v: got %+v, want %+v", i, cuts, back, f)
+				}
+			}
+		}
+	})
+}
+
+// Whatever the bytes and wherever they are cut: no panic, and what decodes
+// encodes, by every codec, to the same.
 func FuzzDecode(f *testing.F) {
 	for _, m := range []*pb.Message{appendMessage(5, 10, 0, 300), appendMessage(0), {Type: pb.MsgHeartbeat.Enum(), Context: make([]byte, 8)}} {
 		frames, err := chunker(f, ChunkFragment).Plan(nil, m, Limits{Chunk: 512})
@@ -21,33 +141,43 @@ func FuzzDecode(f *testing.F) {
 		}
 		stamp(frames)
 		for i := range frames {
-			f.Add(AppendCodec{}.Append(nil, &frames[i]))
+			f.Add(appendFrame(nil, &frames[i]), uint(7))
 		}
 	}
-	f.Add([]byte{0x22, 0x00})
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Add([]byte{0x22, 0x00}, uint(1))
+	f.Fuzz(func(t *testing.T, b []byte, step uint) {
 		looksFragment(b)
-		var frame Frame
-		if err := (AppendCodec{}).Decode(b, &frame); err != nil {
+		var frame, cut Frame
+		err := Decode([][]byte{b}, &frame)
+		var parts [][]byte
+		for part := range slices.Chunk(bytes.Clone(b), int(step%64)+1) {
+			parts = append(parts, part)
+		}
+		cutErr := Decode(parts, &cut)
+		if err != nil {
 			if !errors.Is(err, ErrMalformed) {
 				t.Fatalf("error %v is not ErrMalformed", err)
 			}
+			if cutErr == nil {
+				t.Fatalf("cut up, it decodes; whole: %v", err)
+			}
 			return
+		}
+		if len(frame.Entries) == 0 || len(parts) == 1 {
+			if cutErr != nil || !equalFrames(&frame, &cut) {
+				t.Fatalf("cut up: %+v (%v), whole %+v", cut, cutErr, frame)
+			}
 		}
 		if frame.Fragment.Total > 0 && frame.Fragment.Len() == 0 {
 			return // never sent
 		}
 		frame.size = 0
 		var back Frame
-		again := AppendCodec{}.Append(nil, &frame)
-		if len(again) != frame.Size() {
-			t.Fatalf("encoded %d bytes, size %d", len(again), frame.Size())
-		}
-		if err := (AppendCodec{}).Decode(again, &back); err != nil {
+		if err := Decode([][]byte{encodings(t, &frame)}, &back); err != nil {
 			t.Fatal(err)
 		}
-		if !proto.Equal(frame.Message, back.Message) || len(frame.Entries) != len(back.Entries) {
-			t.Fatalf("got %v, want %v", back, frame)
+		if !equalFrames(&frame, &back) {
+			t.Fatalf("got %+v, want %+v", back, frame)
 		}
 	})
 }
@@ -79,7 +209,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"fragment of nothing":   frame(&transportv1.Frame{Fragment: &transportv1.Fragment{}}),
 		"fragment and entries":  frame(&transportv1.Frame{Fragment: &transportv1.Fragment{Total: 9}, Entries: [][]byte{{}}}),
 	} {
-		if err := (AppendCodec{}).Decode(b, new(Frame)); !errors.Is(err, ErrMalformed) {
+		if err := Decode([][]byte{b}, new(Frame)); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -87,7 +217,7 @@ func TestDecodeRefuses(t *testing.T) {
 
 // gRPC hands over and takes back pooled buffers in pieces of any size.
 func TestGRPCCodec(t *testing.T) {
-	c := grpcCodec{stock: nil}
+	c := grpcCodec{}
 	for _, m := range []*pb.Message{appendMessage(5, 10), appendMessage(5, 3000, 5000), appendMessage(5, 100<<10)} {
 		frames, err := chunker(t, ChunkFragment).Plan(nil, m, Limits{Chunk: 40 << 10})
 		if err != nil {
@@ -95,25 +225,49 @@ func TestGRPCCodec(t *testing.T) {
 		}
 		stamp(frames)
 		for i := range frames {
-			want := AppendCodec{}.Append(nil, &frames[i])
-			out, err := c.Marshal(&outgoing{frame: &frames[i]})
-			if err != nil {
-				t.Fatal(err)
+			want := appendFrame(nil, &frames[i])
+			var arrived mem.BufferSlice
+			for part := range slices.Chunk(want, 16<<10) {
+				arrived = append(arrived, mem.Copy(part, buffers))
 			}
-			if string(out.Materialize()) != string(want) {
-				t.Fatalf("frame %d: other bytes for gRPC", i)
-			}
-			split := mem.BufferSlice{mem.SliceBuffer(want[:min(len(want), 150)]), mem.SliceBuffer(want[min(len(want), 150):])}
 			in := new(incoming)
-			if err := c.Unmarshal(split, in); err != nil {
+			if err := c.Unmarshal(arrived, in); err != nil {
 				t.Fatal(err)
 			}
-			if string(in.data) != string(want) || (in.pooled != nil) != (frames[i].Fragment.Total > 0) {
+			arrived.Free() // as gRPC does
+			if got := bytes.Join(in.parts, nil); !bytes.Equal(got, want) || (in.pooled != nil) != (frames[i].Fragment.Total > 0) {
 				t.Fatalf("frame %d: arrived as other bytes, or in the wrong kind of buffer", i)
 			}
+			var f Frame
+			if n, err := in.decode(&f); err != nil || n != len(want) || !equalFrames(&f, &frames[i]) {
+				t.Fatalf("frame %d: %d bytes decode to %+v (%v)", i, n, f, err)
+			}
 			in.release()
-			out.Free()
 		}
+	}
+}
+
+// What scatter hands to gRPC are the entries' own bytes, and no more than a few
+// allocations.
+func TestScatterShares(t *testing.T) {
+	f := &Frame{Message: appendMessage(5), Entries: appendMessage(5, 100, scatterSize, scatterSize-1, 1<<20).Entries}
+	out, err := codec(t, CodecScatter).Encode(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := 0
+	for _, b := range out {
+		for _, e := range f.Entries {
+			if &b.ReadOnlyData()[0] == &e.Data[0] {
+				shared++
+			}
+		}
+	}
+	if shared != 2 {
+		t.Errorf("%d of 2 large entries are shared", shared)
+	}
+	if n := testing.AllocsPerRun(100, func() { codec(t, CodecScatter).Encode(f) }); n > 3 { //nolint:errcheck // checked above
+		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -131,50 +285,115 @@ func benchFrames(b *testing.B, entries, size, limit int) []Frame {
 }
 
 var benchShapes = []struct{ entries, size, limit int }{
-	{1, 256, 1 << 20}, {64, 256, 1 << 20}, {240, 256, 64 << 10}, {4000, 256, 1 << 20}, {1, 60 << 10, 64 << 10}, {1, 1 << 20, 64 << 10},
+	{1, 256, 1 << 20}, {64, 256, 1 << 20}, {4000, 256, 1 << 20}, {1, 64 << 10, 1 << 20}, {1, 1 << 20, 2 << 20}, {1, 1 << 20, 1 << 20},
 }
 
-func BenchmarkEncode(b *testing.B) {
+func eachShape(b *testing.B, bench func(b *testing.B, c Codec, frames []Frame)) {
 	for _, s := range benchShapes {
 		frames := benchFrames(b, s.entries, s.size, s.limit)
-		b.Run(fmt.Sprintf("entries=%d/size=%d/frames=%d", s.entries, s.size, len(frames)), func(b *testing.B) {
-			var buf []byte
-			bytes := 0
-			for i := range frames {
-				bytes += frames[i].Size()
-			}
-			b.SetBytes(int64(bytes))
-			b.ReportAllocs()
-			for b.Loop() {
+		for _, name := range codecNames {
+			b.Run(fmt.Sprintf("codec=%s/entries=%d/size=%d/frames=%d", name, s.entries, s.size, len(frames)), func(b *testing.B) {
+				bytes := 0
 				for i := range frames {
-					buf = AppendCodec{}.Append(buf[:0], &frames[i])
+					bytes += frames[i].Size()
 				}
-			}
-		})
+				b.SetBytes(int64(bytes))
+				b.ReportAllocs()
+				bench(b, codec(b, name), frames)
+			})
+		}
 	}
 }
 
-func BenchmarkDecode(b *testing.B) {
-	for _, s := range benchShapes {
-		frames := benchFrames(b, s.entries, s.size, s.limit)
-		b.Run(fmt.Sprintf("entries=%d/size=%d/frames=%d", s.entries, s.size, len(frames)), func(b *testing.B) {
-			var encoded [][]byte
-			bytes := 0
+func BenchmarkEncode(b *testing.B) {
+	eachShape(b, func(b *testing.B, c Codec, frames []Frame) {
+		for b.Loop() {
 			for i := range frames {
-				encoded = append(encoded, AppendCodec{}.Append(nil, &frames[i]))
-				bytes += frames[i].Size()
+				out, err := c.Encode(&frames[i])
+				if err != nil {
+					b.Fatal(err)
+				}
+				out.Free()
 			}
-			b.SetBytes(int64(bytes))
-			b.ReportAllocs()
-			var f Frame
-			for b.Loop() {
-				for _, e := range encoded {
-					if err := (AppendCodec{}).Decode(e, &f); err != nil {
+		}
+	})
+}
+
+// BenchmarkDecode is from the buffers that gRPC reads into to messages that may
+// be kept.
+func BenchmarkDecode(b *testing.B) {
+	eachShape(b, func(b *testing.B, c Codec, frames []Frame) {
+		var encoded []mem.BufferSlice
+		for i := range frames {
+			var parts mem.BufferSlice
+			for part := range slices.Chunk(appendFrame(nil, &frames[i]), 16<<10) {
+				parts = append(parts, mem.SliceBuffer(part))
+			}
+			encoded = append(encoded, parts)
+		}
+		receiver := encoding.CodecV2(grpcCodec{})
+		if c.Name() == CodecProto {
+			receiver = stockCodec
+		}
+		in := &incoming{Frame: new(transportv1.Frame)}
+		r := NewReassembler()
+		var f Frame
+		for b.Loop() {
+			for _, parts := range encoded {
+				if err := receiver.Unmarshal(parts, in); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := in.decode(&f); err != nil {
+					b.Fatal(err)
+				}
+				if f.Fragment.Total > 0 {
+					if _, err := r.Add(&f, time.Time{}); err != nil {
 						b.Fatal(err)
 					}
 				}
+				in.release()
 			}
-		})
+			r.Forget(1)
+		}
+	})
+}
+
+// BenchmarkScatter is what scatterSize was chosen by: a frame of 1 MiB of entries
+// of one size, copied and not, and then taken as gRPC takes it, in HTTP/2 frames
+// that it copies into its write buffer.
+func BenchmarkScatter(b *testing.B) {
+	const http2Frame = 16 << 10
+	for size := 512; size <= 64<<10; size *= 2 {
+		frames := benchFrames(b, (1<<20)/size-1, size, 2<<20)
+		for _, least := range []int{1, math.MaxInt} {
+			b.Run(fmt.Sprintf("size=%d/copied=%t", size, least > 1), func(b *testing.B) {
+				b.SetBytes(int64(frames[0].Size()))
+				b.ReportAllocs()
+				var parts [][]byte
+				written := make([]byte, http2Frame)
+				for b.Loop() {
+					out, err := scatter(&frames[0], least)
+					if err != nil {
+						b.Fatal(err)
+					}
+					r := out.Reader()
+					out.Free()
+					for r.Remaining() > 0 {
+						n := min(http2Frame, r.Remaining())
+						if parts, err = r.Peek(n, parts[:0]); err != nil {
+							b.Fatal(err)
+						}
+						to := written
+						for _, p := range parts {
+							to = to[copy(to, p):]
+						}
+						if _, err := r.Discard(n); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+			})
+		}
 	}
 }
 

@@ -9,12 +9,21 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Decode implements Codec.
-func (AppendCodec) Decode(src []byte, f *Frame) error {
-	*f = Frame{size: len(src)}
-	var header, fragment []byte
-	entries := 0
-	r := reader{rest: src}
+// Decode parses one encoded frame, whose bytes lie in parts one behind the
+// other, into f, replacing what f held. It changes parts, not the bytes. What f
+// holds afterwards shares them, so they must not change, nor go back to a pool,
+// while it is in use. Entries must lie in one part; a fragment may lie in any
+// number. Errors are ErrMalformed and about the form of the bytes only; Validate
+// judges the message.
+//
+// It allocates three times a frame, whatever the number of its entries.
+func Decode(parts [][]byte, f *Frame) error {
+	*f = Frame{}
+	r := newReader(parts)
+	f.size = r.len()
+	src := r.rest // of entries
+	var header []byte
+	entries, fragmented := 0, false
 	for r.next() {
 		switch int(r.number) {
 		case 1, 7, 8, 9:
@@ -31,17 +40,21 @@ func (AppendCodec) Decode(src []byte, f *Frame) error {
 			default:
 				f.To = r.value
 			}
-		case 2, 3, 4:
+		case 2:
+			if r.want(protowire.BytesType) {
+				header = r.joined()
+			}
+		case 3:
+			if r.want(protowire.BytesType) {
+				entries++
+			}
+		case 4:
 			if !r.want(protowire.BytesType) {
 				break
 			}
-			switch int(r.number) {
-			case 2:
-				header = r.bytes
-			case 3:
-				entries++
-			default:
-				fragment = r.bytes
+			fragmented = true
+			if err := decodeFragment(reader{rest: r.bytes, more: r.tail}, &f.Fragment); err != nil {
+				return err
 			}
 		}
 	}
@@ -55,16 +68,15 @@ func (AppendCodec) Decode(src []byte, f *Frame) error {
 		}
 		f.Message = m
 	}
-	if fragment != nil {
-		if entries > 0 {
-			return fmt.Errorf("%w: both entries and a fragment", ErrMalformed)
-		}
-		return decodeFragment(fragment, &f.Fragment)
+	switch {
+	case entries == 0:
+		return nil
+	case fragmented:
+		return fmt.Errorf("%w: both entries and a fragment", ErrMalformed)
+	case len(src) < f.size:
+		return fmt.Errorf("%w: entries in more than one part", ErrMalformed)
 	}
-	if entries > 0 {
-		return decodeEntries(src, entries, f)
-	}
-	return nil
+	return decodeEntries(src, entries, f)
 }
 
 // A message and the numbers that its fields point to, in one allocation.
@@ -181,8 +193,8 @@ func decodeEntry(src []byte, s *entrySlab) error {
 	return r.err
 }
 
-func decodeFragment(src []byte, p *Fragment) error {
-	r := reader{rest: src}
+func decodeFragment(r reader, p *Fragment) error {
+	*p = Fragment{}
 	for r.next() {
 		switch int(r.number) {
 		case 1, 2, 3:
@@ -199,7 +211,7 @@ func decodeFragment(src []byte, p *Fragment) error {
 			}
 		case 4:
 			if r.want(protowire.BytesType) {
-				p.body = r.bytes
+				p.body, p.more = r.bytes, r.tail
 			}
 		case 5:
 			if r.want(protowire.Fixed32Type) {
@@ -208,10 +220,12 @@ func decodeFragment(src []byte, p *Fragment) error {
 		}
 	}
 	if r.err == nil && p.Total == 0 {
-		return fmt.Errorf("%w: fragment of a total of 0 bytes, outside 1 to %d", ErrMalformed, math.MaxInt32)
+		return errNoTotal
 	}
 	return r.err
 }
+
+var errNoTotal = fmt.Errorf("%w: fragment of a total of 0 bytes, outside 1 to %d", ErrMalformed, math.MaxInt32)
 
 // looksFragment says whether the frame that begins with these bytes carries a
 // fragment: our encoder writes it before everything large. It decides where the
@@ -234,4 +248,138 @@ func looksFragment(start []byte) bool {
 		r.rest = r.rest[n:]
 	}
 	return false
+}
+
+// reader walks the fields of one protobuf message, which lies in rest and then
+// in more. next returns false at the end and on an error.
+type reader struct {
+	rest []byte
+	more [][]byte // changed by next
+
+	number protowire.Number
+	kind   protowire.Type
+	value  uint64   // of a varint or fixed field
+	bytes  []byte   // of a bytes field, as far as they lie in one part
+	tail   [][]byte // the rest of them
+	err    error
+}
+
+func newReader(parts [][]byte) reader {
+	if len(parts) == 0 {
+		return reader{}
+	}
+	return reader{rest: parts[0], more: parts[1:]}
+}
+
+// len is the number of bytes that are left.
+func (r *reader) len() int {
+	n := len(r.rest)
+	for _, p := range r.more {
+		n += len(p)
+	}
+	return n
+}
+
+// A field's tag with its number or length has at most that many bytes.
+const maxFieldStart = 2 * 10
+
+func (r *reader) next() bool {
+	if len(r.more) > 0 && len(r.rest) < maxFieldStart {
+		r.refill()
+	}
+	if len(r.rest) == 0 || r.err != nil {
+		return false
+	}
+	number, kind, n := protowire.ConsumeTag(r.rest)
+	if n < 0 {
+		return r.fail(n)
+	}
+	r.rest = r.rest[n:]
+	r.number, r.kind, r.value, r.bytes, r.tail = number, kind, 0, nil, nil
+	switch kind {
+	case protowire.VarintType:
+		r.value, n = protowire.ConsumeVarint(r.rest)
+	case protowire.Fixed64Type:
+		r.value, n = protowire.ConsumeFixed64(r.rest)
+	case protowire.Fixed32Type:
+		var v uint32
+		v, n = protowire.ConsumeFixed32(r.rest)
+		r.value = uint64(v)
+	case protowire.BytesType:
+		return r.consumeBytes()
+	case protowire.StartGroupType, protowire.EndGroupType:
+		n = -1
+	default:
+		n = -1
+	}
+	if n < 0 {
+		return r.fail(n)
+	}
+	r.rest = r.rest[n:]
+	return true
+}
+
+// consumeBytes takes a length and that many bytes.
+func (r *reader) consumeBytes() bool {
+	length, n := protowire.ConsumeVarint(r.rest)
+	if n < 0 {
+		return r.fail(n)
+	}
+	r.rest = r.rest[n:]
+	if length <= uint64(len(r.rest)) {
+		r.bytes, r.rest = r.rest[:length], r.rest[length:]
+		return true
+	}
+	if length > uint64(r.len()) {
+		return r.fail(-1)
+	}
+	r.bytes = r.rest
+	left, i := int(length)-len(r.rest), 0
+	for ; left > len(r.more[i]); i++ {
+		left -= len(r.more[i])
+	}
+	// The last part is two: one ends the field, the other is what follows.
+	r.rest = r.more[i][left:]
+	r.more[i] = r.more[i][:left]
+	r.tail, r.more = r.more[:i+1:i+1], r.more[i+1:]
+	return true
+}
+
+// refill makes the start of the next field lie in one piece.
+func (r *reader) refill() {
+	if len(r.rest) > 0 {
+		r.rest = append(make([]byte, 0, 2*maxFieldStart), r.rest...)
+	}
+	for len(r.more) > 0 && len(r.rest) < maxFieldStart {
+		if len(r.rest) == 0 {
+			r.rest, r.more = r.more[0], r.more[1:]
+			continue
+		}
+		n := min(maxFieldStart-len(r.rest), len(r.more[0]))
+		r.rest = append(r.rest, r.more[0][:n]...)
+		if r.more[0] = r.more[0][n:]; len(r.more[0]) == 0 {
+			r.more = r.more[1:]
+		}
+	}
+}
+
+// joined returns the bytes of a bytes field in one piece.
+func (r *reader) joined() []byte {
+	if len(r.tail) == 0 {
+		return r.bytes
+	}
+	return slices.Concat(r.bytes, slices.Concat(r.tail...))
+}
+
+func (r *reader) fail(n int) bool {
+	r.err = fmt.Errorf("%w: field %d: %w", ErrMalformed, r.number, protowire.ParseError(n))
+	return false
+}
+
+// want reports a field of another type than the schema says.
+func (r *reader) want(kind protowire.Type) bool {
+	if r.kind != kind && r.err == nil {
+		r.err = fmt.Errorf("%w: field %d has wire type %d", ErrMalformed, r.number, r.kind)
+	}
+	return r.kind == kind
 }

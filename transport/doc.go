@@ -13,9 +13,9 @@
 //	  link          fault.go       holds them as a slower network would, if asked to
 //	  carrier       stream.go      hands them to one long-lived stream,
 //	                unary.go       or to one RPC each
-//	  Codec         codec.go       which turn them into bytes (wire.go: within gRPC)
+//	  Codec         codec.go       turns them into bytes (proto.go: the stock way; wire.go: within gRPC)
 //	                --- the network ---
-//	  Codec         decode.go      and back
+//	  Decode        decode.go      and back
 //	receive         receive.go     checks who sends
 //	  Reassembler   reassemble.go  puts an entry together that came in pieces
 //	  Validate      validate.go    refuses what raft would choke on

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"hash/crc32"
 	"math/bits"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -34,12 +35,29 @@ type Fragment struct {
 	CRC     uint32 // CRC-32C of the piece; filled by Decode
 
 	// The piece is head followed by body: an entry's encoding is a few bytes of
-	// fields, then its data, which is not copied. Decode fills body only.
+	// fields, then its data, which is not copied. Decode fills body, and more with
+	// what follows it: it leaves the piece in the buffers that it arrived in.
 	head, body []byte
+	more       [][]byte
 }
 
 // Len is the number of bytes in the piece.
-func (f *Fragment) Len() int { return len(f.head) + len(f.body) }
+func (f *Fragment) Len() int {
+	n := len(f.head) + len(f.body)
+	for _, b := range f.more {
+		n += len(b)
+	}
+	return n
+}
+
+// checksum is the CRC-32C of the piece.
+func (f *Fragment) checksum() uint32 {
+	crc := crc32.Update(checksum(f.head), castagnoli, f.body)
+	for _, b := range f.more {
+		crc = crc32.Update(crc, castagnoli, b)
+	}
+	return crc
+}
 
 // Size is the encoded size in bytes.
 func (f *Frame) Size() int {

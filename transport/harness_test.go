@@ -13,6 +13,7 @@ import (
 
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/stats"
 )
 
@@ -203,7 +204,7 @@ func startServerAt(t testing.TB, node *fakeNode, cfg Config, address string) *te
 	s := &testServer{fakeNode: node, address: l.Addr().String(), wire: new(wireStats), logs: new(logs)}
 	cfg = cfg.withDefaults()
 	cfg.Logger = slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(cfg.MaxMessage), grpc.StatsHandler(s.wire),
+	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(cfg.MaxMessage), grpc.StatsHandler(s.wire), experimental.BufferPool(buffers),
 		grpc.StaticStreamWindowSize(1<<20), grpc.StaticConnWindowSize(1<<20))
 	s.transport = New(cfg, node)
 	s.transport.Register(s.grpc)

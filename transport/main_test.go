@@ -1,18 +1,41 @@
 package transport
 
 import (
+	"flag"
 	"math/rand/v2"
 	"testing"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	transportv1 "raftlab/proto/raftlab/transport/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// Every buffer that goes back to a pool, the transport's or gRPC's, is overwritten,
+// so that a test sees other bytes where something is still in use. Not in
+// benchmarks.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.bench").Value.String() == "" {
+		buffers = poisoned{buffers}
+		experimental.SetDefaultBufferPool(poisoned{mem.DefaultBufferPool()})
+	}
+	goleak.VerifyTestMain(m)
+}
+
+type poisoned struct{ mem.BufferPool }
+
+func (p poisoned) Put(b *[]byte) {
+	all := (*b)[:cap(*b)]
+	for i := range all {
+		all[i] = 0xdb
+	}
+	p.BufferPool.Put(b)
+}
 
 // randomBytes are the same for the same seed.
 func randomBytes(n int, seed uint64) []byte {

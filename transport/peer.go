@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -173,8 +174,9 @@ func (c *connection) client() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(maxAnswer),
 			grpc.MaxCallSendMsgSize(1<<31-1), // the Chunker's business
-			grpc.CallContentSubtype(wireName),
+			grpc.CallContentSubtype(contentSubtype(p.server.codec)),
 		),
+		experimental.WithBufferPool(buffers),
 		grpc.WithMaxHeaderListSize(maxHeaderListKB << 10),
 		grpc.WithIdleTimeout(0),
 		grpc.WithNoProxy(),

@@ -37,7 +37,7 @@ func travel(t testing.TB, frames []Frame, limit int) []*pb.Message {
 		if size > limit {
 			t.Fatalf("frame %d of %d has %d bytes, limit %d", i, len(frames), size, limit)
 		}
-		b := AppendCodec{}.Append(nil, f)
+		b := appendFrame(nil, f)
 		g := stock(t, f)
 		if len(b) != size || proto.Size(g) != size {
 			t.Fatalf("frame %d: planned %d bytes, encoded %d, proto.Size %d", i, size, len(b), proto.Size(g))
@@ -47,7 +47,7 @@ func travel(t testing.TB, frames []Frame, limit int) []*pb.Message {
 			t.Fatalf("frame %d: the stock codec reads something else (%v)", i, err)
 		}
 		var back Frame
-		if err := (AppendCodec{}).Decode(b, &back); err != nil {
+		if err := Decode([][]byte{b}, &back); err != nil {
 			t.Fatalf("frame %d: %v", i, err)
 		}
 		if back.Sequence != f.Sequence || back.Epoch != 7 || back.From != 1 || back.To != 2 {

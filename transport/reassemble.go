@@ -1,8 +1,6 @@
 package transport
 
 import (
-	"bytes"
-	"hash/crc32"
 	"math"
 	"sync"
 	"time"
@@ -101,7 +99,7 @@ func checkFragment(p *Fragment) error {
 	case p.Offset >= p.Total || uint64(p.Len()) > p.Total-p.Offset:
 		return status.Errorf(codes.InvalidArgument, "fragment of %d bytes at offset %d passes the total of %d", p.Len(), p.Offset, p.Total)
 	}
-	if crc := crc32.Update(checksum(p.head), castagnoli, p.body); crc != p.CRC {
+	if crc := p.checksum(); crc != p.CRC {
 		return status.Errorf(codes.DataLoss, "fragment at offset %d has checksum %08x, declares %08x", p.Offset, crc, p.CRC)
 	}
 	return nil
@@ -173,8 +171,7 @@ func (o *opening) write(p *Fragment) error {
 	case offset > have:
 		return status.Errorf(codes.InvalidArgument, "fragment at offset %d after %d bytes: one is missing", offset, have)
 	case end <= have:
-		middle := offset + len(p.head)
-		if !bytes.Equal(o.data[offset:middle], p.head) || !bytes.Equal(o.data[middle:end], p.body) {
+		if crc := checksum(o.data[offset:end]); crc != p.CRC {
 			return status.Errorf(codes.InvalidArgument, "fragment at offset %d came again with other bytes", offset)
 		}
 		return nil
@@ -187,6 +184,9 @@ func (o *opening) write(p *Fragment) error {
 		o.data = grown
 	}
 	o.data = append(append(o.data, p.head...), p.body...)
+	for _, b := range p.more {
+		o.data = append(o.data, b...)
+	}
 	return nil
 }
 

@@ -21,7 +21,7 @@ func pieces(t testing.TB) []Frame {
 	stamp(frames)
 	out := make([]Frame, len(frames))
 	for i := range frames {
-		if err := (AppendCodec{}).Decode(AppendCodec{}.Append(nil, &frames[i]), &out[i]); err != nil {
+		if err := Decode([][]byte{appendFrame(nil, &frames[i])}, &out[i]); err != nil {
 			t.Fatal(err)
 		}
 	}

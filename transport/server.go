@@ -24,6 +24,7 @@ type server struct {
 	cfg     Config
 	handler Handler
 	chunker Chunker
+	codec   Codec
 	log     *slog.Logger
 	self    uint64
 
@@ -55,8 +56,12 @@ func New(cfg Config, h Handler) Server {
 	if err != nil {
 		panic(fmt.Sprintf("transport: %v", err)) // the knobs are checked long before
 	}
+	codec, err := NewCodec(cfg.Codec)
+	if err != nil {
+		panic(fmt.Sprintf("transport: %v", err))
+	}
 	s := &server{
-		cfg: cfg, handler: h, chunker: chunker, log: cfg.Logger, self: h.Identity().Node,
+		cfg: cfg, handler: h, chunker: chunker, codec: codec, log: cfg.Logger, self: h.Identity().Node,
 		sessions: sessions{byNode: make(map[uint64]caller)}, reassembler: NewReassembler(),
 		byNode: make(map[uint64]*counters), unknown: make(map[uint64]bool),
 		inbound: inboundSnapshots{active: make(map[uint64]bool)},

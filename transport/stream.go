@@ -45,7 +45,7 @@ func openStream(ctx context.Context, l *lane) (carrier, error) {
 		cancel()
 		return nil, err
 	}
-	s := &stream{lane: l, rpc: rpc, cancel: cancel, ended: make(chan struct{}), origin: time.Now()}
+	s := &stream{lane: l, rpc: rpc, cancel: cancel, out: outgoing{codec: l.peer.server.codec}, ended: make(chan struct{}), origin: time.Now()}
 	l.peer.server.running.Go(s.listen)
 	return s, nil
 }
@@ -53,8 +53,11 @@ func openStream(ctx context.Context, l *lane) (carrier, error) {
 func (s *stream) send(f *Frame) error {
 	s.times[f.Sequence%uint64(len(s.times))].Store(int64(time.Since(s.origin)))
 	s.newest.Store(f.Sequence)
-	s.out.frame = f
-	if err := s.rpc.SendMsg(&s.out); err != nil {
+	message, err := s.out.of(f)
+	if err != nil {
+		return err
+	}
+	if err := s.rpc.SendMsg(message); err != nil {
 		if errors.Is(err, io.EOF) { // the stream has ended, and listen hears why
 			<-s.ended
 			return s.failure

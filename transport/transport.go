@@ -15,6 +15,8 @@ import (
 type Config struct {
 	// Kind, Lanes and Chunking are names from the lists below.
 	Kind, Lanes, Chunking string
+	// Codec is a name from the list below.
+	Codec string
 	// MaxMessage is the receive limit, in bytes, that the peer port's server was
 	// made with. It is what this node's Hello tells.
 	MaxMessage int
@@ -45,6 +47,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Chunking == "" {
 		c.Chunking = ChunkFragment
+	}
+	if c.Codec == "" {
+		c.Codec = CodecScatter
 	}
 	if c.MaxMessage == 0 {
 		c.MaxMessage = 4 << 20
@@ -169,6 +174,13 @@ const (
 	KindLocal  = "local"
 	KindUnary  = "unary"
 	KindStream = "stream"
+)
+
+// Codecs, by the name the codec knob gives them. They make the same bytes.
+const (
+	CodecProto   = "proto"   // the generated message and the stock marshaller
+	CodecAppend  = "append"  // by hand, into one pooled buffer
+	CodecScatter = "scatter" // by hand, large data by reference
 )
 
 // Lane layouts, by the name the lanes knob gives them.

@@ -24,7 +24,7 @@ type unary struct {
 }
 
 func openUnary(ctx context.Context, l *lane) carrier {
-	return &unary{lane: l, ctx: ctx, never: make(chan struct{})}
+	return &unary{lane: l, ctx: ctx, out: outgoing{codec: l.peer.server.codec}, never: make(chan struct{})}
 }
 
 // sendTimeout ends an RPC whose peer hangs while its connection lives.
@@ -37,9 +37,12 @@ func (u *unary) send(f *Frame) error {
 	}
 	ctx, cancel := context.WithTimeout(u.ctx, sendTimeout)
 	defer cancel()
-	u.out.frame = f
+	message, err := u.out.of(f)
+	if err != nil {
+		return err
+	}
 	began := time.Now()
-	err = conn.Invoke(ctx, transportv1.RaftTransport_Send_FullMethodName, &u.out, new(transportv1.FrameAck), grpc.StaticMethod())
+	err = conn.Invoke(ctx, transportv1.RaftTransport_Send_FullMethodName, message, new(transportv1.FrameAck), grpc.StaticMethod())
 	if err != nil {
 		if status.Code(err) == codes.Unavailable {
 			u.lane.conn.drop()

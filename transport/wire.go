@@ -1,109 +1,110 @@
 package transport
 
 import (
-	"fmt"
+	"bytes"
 
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/proto"
 
 	transportv1 "raftlab/proto/raftlab/transport/v1"
 )
 
-// wireName is the content-subtype that a node's frames travel under. A caller
-// that knows only the stock protobuf codec is understood as well: the bytes are
-// the same.
-const wireName = "raftlab-append"
+// wireName is the content-subtype that the frames of codecs append and scatter
+// travel under. A caller that knows only the stock protobuf codec, as codec
+// proto does, is understood as well: the bytes are the same.
+const wireName = "raftlab-frame"
 
-func init() {
-	encoding.RegisterCodecV2(grpcCodec{stock: encoding.GetCodecV2(protocodec.Name)})
+var stockCodec = encoding.GetCodecV2(protocodec.Name)
+
+func init() { encoding.RegisterCodecV2(grpcCodec{}) }
+
+// contentSubtype is what a connection of that codec says it carries.
+func contentSubtype(c Codec) string {
+	if c.Name() == CodecProto {
+		return protocodec.Name
+	}
+	return wireName
 }
 
-// grpcCodec lets gRPC carry outgoing and incoming frames with the AppendCodec,
-// and everything else with the stock codec.
-type grpcCodec struct{ stock encoding.CodecV2 }
+// grpcCodec lets gRPC carry outgoing and incoming frames without the generated
+// message, and everything else with the stock codec.
+type grpcCodec struct{}
 
-// outgoing is a frame on its way into gRPC.
-type outgoing struct{ frame *Frame }
+// outgoing is frames on their way into gRPC, one at a time.
+type outgoing struct {
+	codec Codec
+	frame *Frame
+}
+
+// of returns a frame as gRPC has to be given it.
+func (o *outgoing) of(f *Frame) (any, error) {
+	if o.codec.Name() == CodecProto {
+		return protoFrame(f)
+	}
+	o.frame = f
+	return o, nil
+}
 
 // incoming is a frame out of gRPC. With the stock codec, the embedded message
 // is what gets filled.
 type incoming struct {
 	*transportv1.Frame
-	data   []byte
-	pooled mem.Buffer // holds data when it is to be given back
+	ours   bool     // by grpcCodec: parts and not Frame
+	parts  [][]byte // the encoded frame
+	pooled mem.BufferSlice
 }
 
-// release gives a pooled buffer back; nothing decoded from it may be in use.
+// release gives pooled buffers back; nothing decoded from them may be in use.
 func (in *incoming) release() {
-	if in.pooled != nil {
-		in.pooled.Free()
-		in.pooled = nil
-	}
-	in.data = nil
+	in.pooled.Free()
+	clear(in.parts)
+	in.ours, in.pooled, in.parts = false, nil, in.parts[:0]
 }
 
 // decode parses what arrived and returns its encoded size.
 func (in *incoming) decode(f *Frame) (int, error) {
-	if in.data == nil { // by the stock codec
-		data, err := proto.Marshal(in.Frame)
-		if err != nil {
-			return 0, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
-		in.data = data
+	if !in.ours {
+		err := fromProto(in.Frame, f)
+		return f.size, err
 	}
-	return len(in.data), AppendCodec{}.Decode(in.data, f)
+	err := Decode(in.parts, f)
+	return f.size, err
 }
 
 // Name implements encoding.CodecV2.
 func (grpcCodec) Name() string { return wireName }
 
-// A fragment's body at least that large is handed to gRPC as it lies in the
-// log, which saves one copy a follower; below, the extra buffer costs more.
-const scatterSize = 16 << 10
-
 // Marshal implements encoding.CodecV2.
-func (c grpcCodec) Marshal(v any) (mem.BufferSlice, error) {
-	out, ok := v.(*outgoing)
-	if !ok {
-		return c.stock.Marshal(v)
+func (grpcCodec) Marshal(v any) (mem.BufferSlice, error) {
+	if out, ok := v.(*outgoing); ok {
+		return out.codec.Encode(out.frame)
 	}
-	f := out.frame
-	if body := f.Fragment.body; len(body) >= scatterSize {
-		small := make([]byte, 0, f.Size()-len(body))
-		prefix, _ := appendFramePrefix(small, f)
-		suffix := appendFrameSuffix(prefix[len(prefix):], f)
-		return mem.BufferSlice{mem.SliceBuffer(prefix), mem.SliceBuffer(body), mem.SliceBuffer(suffix)}, nil
-	}
-	size := f.Size()
-	if mem.IsBelowBufferPoolingThreshold(size) {
-		return mem.BufferSlice{mem.SliceBuffer(AppendCodec{}.Append(make([]byte, 0, size), f))}, nil
-	}
-	pool := mem.DefaultBufferPool()
-	buf := pool.Get(size)
-	*buf = AppendCodec{}.Append((*buf)[:0], f)
-	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
+	return stockCodec.Marshal(v)
 }
 
 // Unmarshal implements encoding.CodecV2. What is handed up must never lie in a
 // pooled buffer, so entries are copied once, into memory of the frame's size
-// that they then keep; a fragment is copied by the reassembler, so it may stay
-// in the pooled buffer until then.
-func (c grpcCodec) Unmarshal(data mem.BufferSlice, v any) error {
+// that they then keep; a fragment is copied by the reassembler, so it stays in
+// the pooled buffers until then.
+func (grpcCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	in, ok := v.(*incoming)
 	if !ok {
-		return c.stock.Unmarshal(data, v)
+		return stockCodec.Unmarshal(data, v)
 	}
 	in.release()
-	if len(data) > 0 && looksFragment(data[0].ReadOnlyData()) {
-		in.pooled = data.MaterializeToBuffer(mem.DefaultBufferPool())
-		in.data = in.pooled.ReadOnlyData()
+	in.ours = true
+	for _, b := range data {
+		in.parts = append(in.parts, b.ReadOnlyData())
+	}
+	if len(in.parts) > 0 && looksFragment(in.parts[0]) {
+		data.Ref()
+		in.pooled = data
 		return nil
 	}
-	in.data = data.Materialize()
-	if in.data == nil {
-		in.data = []byte{}
-	}
+	// Join, unlike make, does not clear what it allocates before it copies.
+	joined := bytes.Join(in.parts, nil)
+	clear(in.parts)
+	in.parts = append(in.parts[:0], joined)
 	return nil
 }

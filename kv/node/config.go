@@ -36,6 +36,7 @@ type Config struct {
 	AppendSize Size   `knob:"append-size" usage:"entry bytes that raft puts in one append message (default: chunk-size less framing for chunking raft, else 16MiB)" source:"raft.Config.MaxSizePerMsg"`
 
 	Transport string        `knob:"transport" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
+	Codec     string        `knob:"codec" values:"proto,append,scatter" usage:"how frames become bytes, always the same ones: by the stock protobuf marshaller, by hand into one buffer, or by hand with large data passed on uncopied"`
 	Lanes     string        `knob:"lanes" values:"shared,split" usage:"split gives control messages a connection of their own"`
 	LinkDelay time.Duration `knob:"link-delay" usage:"hold every message to a peer for this long, as a slower network would"`
 	LinkRate  Rate          `knob:"link-rate" usage:"send to each peer at most this many bytes a second (0: unlimited)"`
@@ -90,6 +91,7 @@ func DefaultConfig() Config {
 		Chunking:       transport.ChunkFragment,
 		ChunkCount:     2,
 		Transport:      transport.KindStream,
+		Codec:          transport.CodecScatter,
 		Lanes:          transport.LanesSplit,
 		PeerQueue:      128 << 20,
 		Batching:       replica.BatchGreedy,

@@ -134,6 +134,7 @@ func TestBadSettings(t *testing.T) {
 		{"linger=-1ms", "linger -1ms must not be negative"},
 		{"linger=soon", `linger "soon" is not a duration such as 5ms or 1s`},
 		{"chunking=zip", `chunking "zip" is not one of none, raft, count, reactive, bounded, fragment`},
+		{"codec=json", `codec "json" is not one of proto, append, scatter`},
 		{"chunk-size=8MiB", "chunk-size 8MiB exceeds max-message 4MiB"},
 		{"chunk-size=511", "chunk-size 511 is below the minimum 512"},
 		{"chunk-size=10XB", `chunk-size "10XB" is not a size such as 512, 64KiB or 4MiB`},

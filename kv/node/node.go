@@ -208,7 +208,7 @@ func (n *Node) assembleServices() {
 
 func (n *Node) assembleTransport(o Options) {
 	cfg := transport.Config{
-		Kind: n.cfg.Transport, Lanes: n.cfg.Lanes, Chunking: n.cfg.Chunking,
+		Kind: n.cfg.Transport, Codec: n.cfg.Codec, Lanes: n.cfg.Lanes, Chunking: n.cfg.Chunking,
 		MaxMessage: int(n.cfg.MaxMessage), ChunkSize: int(n.cfg.ChunkSize), ChunkCount: n.cfg.ChunkCount,
 		QueueBytes: int64(n.cfg.PeerQueue), LinkDelay: n.cfg.LinkDelay, LinkRate: int64(n.cfg.LinkRate),
 		GRPCWindow: int(n.cfg.GRPCWindow), Dial: o.PeerDial, Logger: n.log,

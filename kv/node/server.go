@@ -9,8 +9,11 @@ import (
 	// Registers gzip, so that a client may compress: what it inflates to counts
 	// against max-request like any other message.
 	_ "google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+
+	"raftlab/transport"
 )
 
 // Limits of both ports. They are stated, never left to the library's defaults.
@@ -57,7 +60,8 @@ func newClientServer(life context.Context, cfg Config) *grpc.Server {
 // newPeerServer makes the server of the peer port, whose receive limit is what
 // chunking is about.
 func newPeerServer(cfg Config, more []grpc.ServerOption) *grpc.Server {
-	return grpc.NewServer(append(serverOptions(cfg, cfg.MaxMessage), more...)...)
+	options := append(serverOptions(cfg, cfg.MaxMessage), experimental.BufferPool(transport.BufferPool()))
+	return grpc.NewServer(append(options, more...)...)
 }
 
 func endWatches(life context.Context) grpc.StreamServerInterceptor {
