@@ -7,10 +7,11 @@
 // never waits. What happens then, file by file:
 //
 //	Send            server.go      finds the peer by To
+//	faults          fault.go       lose it, double it or hold it back, if asked to
 //	queue           queue.go       one for each lane, bounded in bytes and count
 //	lane            lane.go        its goroutine takes all that waits, and for each message:
 //	  Chunker       plan.go        plans frames, each within the peer's limit
-//	  link          fault.go       holds them as a slower network would, if asked to
+//	  link          link.go        holds them as a slower network would, if asked to
 //	  carrier       stream.go      hands them to one long-lived stream,
 //	                unary.go       or to one RPC each
 //	  Codec         codec.go       turns them into bytes (proto.go: the stock way; wire.go: within gRPC)

@@ -1,168 +1,190 @@
 package transport
 
 import (
-	"context"
-	"sync"
+	"fmt"
+	"math/bits"
+	"math/rand/v2"
+	"slices"
 	"time"
 )
 
-// link is a slow network to one peer. It is shared by all lanes and snapshots:
-// one line that carries one frame at a time at rate bytes a second, and then
-// takes delay. A frame arrives when its last byte does, so a large one is later
-// than the first of many small ones, and meanwhile the next is on its way.
+// Faults is what the way from a node to one peer does to what is sent, in that
+// direction only. The zero value does nothing.
 //
-//	sent    frame 1 [====]           [====] is size / rate
-//	        frame 2      [====]
-//	arrive               |<- delay ->|    frame 1 is handed to gRPC here
+// Drop, Duplicate, Reorder and Partition happen to whole raft messages, before
+// they are queued and planned into frames. TCP below hides what a lossy network
+// does to packets; what raft has to live with is a message that a full queue or
+// a broken connection swallowed, one that a transport sent again, and one that a
+// second connection overtook. So the frames of a stream stay in order and a
+// fragmented message stays whole, whatever happens to it as a message. Nothing
+// is reported to raft: a loss that it is not told of is the harder case.
 //
-// A frame gets onto the line when it is free, or will be within linkAhead:
-// lanes take turns frame by frame, and a heartbeat waits for the frames that
-// are on the line, not for a whole queue. What is not modelled: gRPC's and
-// TCP's own acknowledgements and window updates come back at once. The
-// acknowledgement of a unary RPC is delayed.
+// Delay, Jitter and Rate happen to frames on the line (see link). With Reorder 0
+// a lane delivers in the order it was given: a message whose jitter would let it
+// overtake another waits behind it, as bytes do in TCP, and a duplicate comes
+// right behind the first.
 //
-// A nil link is a fast one.
-type link struct {
-	delay time.Duration
-	rate  int64
-
-	mu   sync.Mutex
-	free time.Time // when the line has carried all it was given
+// A snapshot is on the line for Delay and Rate, makes no progress while there is
+// a Partition, until its patience ends, and with probability Drop is not begun.
+// Hello and connections are left alone, so that a change takes effect at once.
+type Faults struct {
+	// Delay is how long a frame travels. Jitter, at most Delay, changes it for
+	// each message by something between -Jitter and +Jitter, all alike likely.
+	Delay, Jitter time.Duration
+	// Rate is the bytes a second that fit the line; 0 is any number.
+	Rate int64
+	// Drop, Duplicate and Reorder are probabilities, 0 to 1. What is reordered,
+	// a duplicate by a chance of its own, is held back before it is queued, for up
+	// to Delay or 10 ms, whichever is more; what is sent meanwhile overtakes it.
+	Drop, Duplicate, Reorder float64
+	// Partition keeps everything from the peer; what the peer sends still comes.
+	Partition bool
+	// Seed decides all chances. Each ordered pair of nodes has a sequence of its
+	// own, begun anew whenever its faults are set: the same messages in the same
+	// order have the same fate.
+	Seed uint64
 }
 
-// linkAhead is how far in advance frames get onto the line, which saves wake-ups.
-const linkAhead = 2 * time.Millisecond
+// MaxLinkDelay bounds Faults.Delay.
+const MaxLinkDelay = time.Minute
 
-func newLink(delay time.Duration, rate int64) *link {
-	if delay <= 0 && rate <= 0 {
-		return nil
-	}
-	return &link{delay: delay, rate: rate}
+// FaultsError refuses a field of Faults: it names field, value and limit.
+type FaultsError struct {
+	Field, Value, Problem string
 }
 
-// put puts a frame of that size, which has been waiting since ready, onto the
-// line, if it is free soon enough, and returns when the frame arrives. Otherwise
-// wait is how long to wait before trying again. A frame that finds the line
-// free later than it was, because its goroutine woke late, is carried as if it
-// had been in time.
-func (l *link) put(ready, now time.Time, bytes int) (arrives time.Time, wait time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	// Before the subtraction: from the zero time it would overflow.
-	if l.free.Before(ready) {
-		l.free = ready
-	}
-	if wait = l.free.Sub(now) - linkAhead; wait > 0 {
-		return time.Time{}, wait
-	}
-	if l.rate > 0 {
-		l.free = l.free.Add(time.Duration(float64(bytes) / float64(l.rate) * float64(time.Second)))
-	}
-	return l.free.Add(l.delay), 0
-}
+func (e *FaultsError) Error() string { return e.Field + " " + e.Value + " " + e.Problem }
 
-// admit blocks until a frame is on the line, and returns when it arrives.
-func (l *link) admit(ctx context.Context, s *sleeper, ready time.Time, bytes int) (time.Time, error) {
-	for {
-		arrives, wait := l.put(ready, time.Now(), bytes)
-		if wait <= 0 {
-			return arrives, nil
-		}
-		if err := s.sleep(ctx, wait); err != nil {
-			return time.Time{}, err
+// Check refuses what has no meaning; its errors are *FaultsError.
+func (f Faults) Check() error {
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{{"delay", f.Delay}, {"jitter", f.Jitter}} {
+		if d.value < 0 {
+			return &FaultsError{d.field, d.value.String(), "must not be negative"}
 		}
 	}
+	switch {
+	case f.Delay > MaxLinkDelay:
+		return &FaultsError{"delay", f.Delay.String(), fmt.Sprintf("exceeds the maximum %v", MaxLinkDelay)}
+	case f.Jitter > f.Delay:
+		return &FaultsError{"jitter", f.Jitter.String(), fmt.Sprintf("exceeds the delay of %v", f.Delay)}
+	case f.Rate < 0:
+		return &FaultsError{"rate", fmt.Sprint(f.Rate), "must not be negative"}
+	}
+	for _, p := range []struct {
+		field string
+		value float64
+	}{{"drop", f.Drop}, {"duplicate", f.Duplicate}, {"reorder", f.Reorder}} {
+		if !(p.value >= 0 && p.value <= 1) { // NaN is neither
+			return &FaultsError{p.field, fmt.Sprint(p.value), "is not a probability from 0 to 1"}
+		}
+	}
+	return nil
 }
 
-// carry blocks until a frame has arrived at the far end.
-func (l *link) carry(ctx context.Context, s *sleeper, ready time.Time, bytes int) error {
-	arrives, err := l.admit(ctx, s, ready, bytes)
-	if err != nil {
+// none tells whether nothing is done to anything.
+func (f Faults) none() bool {
+	f.Seed = 0
+	return f == Faults{}
+}
+
+// random returns the sequence of chances for one ordered pair.
+func (f *Faults) random(from, to uint64) *rand.Rand {
+	const golden = 0x9e3779b97f4a7c15 // spreads small ids over all bits
+	pair := from*golden + bits.RotateLeft64(to*golden, 32)
+	return rand.New(rand.NewPCG(f.Seed, pair)) //nolint:gosec // faults are to repeat, not to be secret
+}
+
+// reorderHold is the least that Reorder can hold a message back for at most.
+const reorderHold = 10 * time.Millisecond
+
+// fate is what happens to one message.
+type fate struct {
+	copies int // 0: it is lost
+	each   [2]struct {
+		hold   time.Duration // before it is queued; 0 keeps its place
+		jitter time.Duration // of its frames on the line
+	}
+}
+
+// decide draws the fate of the next message. Each takes the same number of
+// draws, so that what becomes of one does not depend on what became of others.
+func (f *Faults) decide(r *rand.Rand) fate {
+	d := fate{copies: 1}
+	lost, twice := r.Float64() < f.Drop, r.Float64() < f.Duplicate
+	switch {
+	case lost || f.Partition:
+		d.copies = 0
+	case twice:
+		d.copies = 2
+	}
+	for i := range d.each {
+		held, hold, jitter := r.Float64() < f.Reorder, r.Float64(), r.Float64()
+		if held {
+			d.each[i].hold = 1 + time.Duration(hold*float64(max(f.Delay, reorderHold)))
+		}
+		d.each[i].jitter = time.Duration((2*jitter - 1) * float64(f.Jitter))
+	}
+	return d
+}
+
+// faultTable says which faults the way to each peer has: its own if it was given
+// some, else those of all.
+type faultTable struct {
+	all Faults
+	own map[uint64]Faults
+}
+
+func (t *faultTable) of(peer uint64) Faults {
+	if f, ok := t.own[peer]; ok {
+		return f
+	}
+	return t.all
+}
+
+// change gives some peers faults of their own or, without peers, all the same.
+// known are the peers there are, in order.
+func (t *faultTable) change(peers []uint64, f Faults, known []uint64) error {
+	if err := f.Check(); err != nil {
 		return err
 	}
-	return s.sleep(ctx, time.Until(arrives))
-}
-
-// delayed is something on its way over a link.
-type delayed[T any] struct {
-	at   time.Time
-	item T
-}
-
-// delayLine holds what is on its way in one lane, in order, and delivers each
-// when it arrives. One goroutine puts, one runs.
-type delayLine[T any] struct {
-	wake chan struct{}
-	mu   sync.Mutex
-	line []delayed[T]
-}
-
-func newDelayLine[T any]() *delayLine[T] {
-	return &delayLine[T]{wake: make(chan struct{}, 1)}
-}
-
-func (d *delayLine[T]) put(at time.Time, item T) {
-	d.mu.Lock()
-	d.line = append(d.line, delayed[T]{at, item})
-	first := len(d.line) == 1
-	d.mu.Unlock()
-	if first {
-		select {
-		case d.wake <- struct{}{}:
-		default:
+	for _, id := range peers {
+		if !slices.Contains(known, id) {
+			return &UnknownPeerError{ID: id, Peers: known}
 		}
 	}
-}
-
-// abandon calls drop for all that is still on its way. Nothing else may use the
-// line any more.
-func (d *delayLine[T]) abandon(drop func(*T)) {
-	for i := range d.line {
-		drop(&d.line[i].item)
-	}
-	d.line = nil
-}
-
-// run delivers until the context ends or deliver fails.
-func (d *delayLine[T]) run(ctx context.Context, deliver func(*T) error) error {
-	s := newSleeper()
-	defer s.close()
-	for {
-		d.mu.Lock()
-		batch := d.line
-		d.line = nil
-		d.mu.Unlock()
-		if len(batch) == 0 {
-			select {
-			case <-d.wake:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			continue
-		}
-		for i := range batch {
-			err := s.sleep(ctx, time.Until(batch[i].at))
-			if err == nil {
-				err = deliver(&batch[i].item)
-			}
-			if err != nil {
-				d.mu.Lock()
-				d.line = append(batch[i:], d.line...)
-				d.mu.Unlock()
-				return err
-			}
-			batch[i] = delayed[T]{}
-		}
-	}
-}
-
-func sleepByTimer(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
+	if len(peers) == 0 {
+		t.all, t.own = f, nil
 		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+	if t.own == nil {
+		t.own = make(map[uint64]Faults)
+	}
+	for _, id := range peers {
+		t.own[id] = f
+	}
+	return nil
+}
+
+// UnknownPeerError says that faults were set for a node that is not a peer.
+type UnknownPeerError struct {
+	ID    uint64
+	Peers []uint64 // in order
+}
+
+func (e *UnknownPeerError) Error() string {
+	return fmt.Sprintf("node %d is not a peer; the peers are %d", e.ID, e.Peers)
+}
+
+// LinkStats is the way to one peer: the faults in force, and how many messages
+// had which fate since the node started.
+type LinkStats struct {
+	ID     uint64
+	Faults Faults
+
+	MessagesLost       uint64 // by Drop or Partition
+	MessagesDuplicated uint64
+	MessagesReordered  uint64 // held back, duplicates among them
 }

@@ -13,9 +13,9 @@ import (
 // The model, in virtual time.
 func TestLinkModel(t *testing.T) {
 	start := time.Unix(1000, 0)
-	l := newLink(5*time.Millisecond, 1_000_000)
-	at := func(ready, now time.Duration, bytes int) (time.Duration, time.Duration) {
-		arrives, wait := l.put(start.Add(ready), start.Add(now), bytes)
+	l := newLink(Faults{Delay: 5 * time.Millisecond, Jitter: 5 * time.Millisecond, Rate: 1_000_000}, 1, 2)
+	at := func(ready, now time.Duration, bytes int, jitter time.Duration) (time.Duration, time.Duration) {
+		arrives, wait := l.put(start.Add(ready), start.Add(now), bytes, jitter)
 		if wait > 0 {
 			return 0, wait
 		}
@@ -25,23 +25,25 @@ func TestLinkModel(t *testing.T) {
 	for i, step := range []struct {
 		ready, now    time.Duration
 		bytes         int
+		jitter        time.Duration
 		arrives, wait time.Duration
 	}{
-		{0, 0, 1000, 6 * ms, 0},                       // 1 ms on the line, 5 to travel
-		{0, 0, 1000, 7 * ms, 0},                       // behind the first
-		{0, 0, 10_000, 17 * ms, 0},                    // a large one is there when its last byte is
-		{0, 0, 10, 0, 10 * ms},                        // the line is taken for 12 ms
-		{10 * ms, 10 * ms, 10, 17*ms + 10*ms/1000, 0}, // a small one of another lane gets its turn
-		{100 * ms, 100 * ms, 500, 105*ms + ms/2, 0},   // an idle line
-		{100 * ms, 130 * ms, 500, 106 * ms, 0},        // its goroutine woke late
+		{0, 0, 1000, 0, 6 * ms, 0},                       // 1 ms on the line, 5 to travel
+		{0, 0, 1000, 3 * ms, 10 * ms, 0},                 // behind the first, and slower on its way
+		{0, 0, 10_000, 0, 17 * ms, 0},                    // a large one is there when its last byte is
+		{0, 0, 10, 0, 0, 10 * ms},                        // the line is taken for 12 ms
+		{10 * ms, 10 * ms, 10, 0, 17*ms + 10*ms/1000, 0}, // a small one of another lane gets its turn
+		{100 * ms, 100 * ms, 500, 0, 105*ms + ms/2, 0},   // an idle line
+		{100 * ms, 130 * ms, 500, -5 * ms, 101 * ms, 0},  // its goroutine woke late, and it is fast
+		{100 * ms, 130 * ms, 500, 0, 106*ms + ms/2, 0},   // jitter took none of the line
 	} {
-		arrives, wait := at(step.ready, step.now, step.bytes)
+		arrives, wait := at(step.ready, step.now, step.bytes, step.jitter)
 		if arrives != step.arrives || wait != step.wait {
 			t.Errorf("step %d: arrives %v, wait %v; want %v, %v", i, arrives, wait, step.arrives, step.wait)
 		}
 	}
-	if newLink(0, 0) != nil {
-		t.Error("a fast link is not nil")
+	if newLink(Faults{Seed: 4}, 1, 2) != nil {
+		t.Error("a way without faults is a link")
 	}
 }
 
@@ -86,7 +88,7 @@ func throughLink(t *testing.T, send func([]*pb.Message), to *fakeNode, count, si
 func TestLinkOverGRPC(t *testing.T) {
 	const delay, rate = 20 * time.Millisecond, 50_000_000
 	for _, chunking := range []string{ChunkNone, ChunkFragment} {
-		cfg := Config{LinkDelay: delay, LinkRate: rate, Chunking: chunking, ChunkSize: 16 << 10}
+		cfg := Config{Faults: Faults{Delay: delay, Rate: rate}, Chunking: chunking, ChunkSize: 16 << 10}
 		a, b := pair(t, cfg)
 		b.keep = false
 		const count, size = 10, 500_000
@@ -102,7 +104,7 @@ func TestLinkOverGRPC(t *testing.T) {
 		a.await(t, "queue", func() bool { return a.stat().QueueBytes == 0 })
 	}
 	// One RPC at a time pays the way there and back for each.
-	a, b := pair(t, Config{LinkDelay: delay, Kind: KindUnary})
+	a, b := pair(t, Config{Faults: Faults{Delay: delay}, Kind: KindUnary})
 	if took := throughLink(t, a.transport.Send, b.fakeNode, 5, 100); took < 9*delay {
 		t.Errorf("five unary frames took %v over a round trip of %v", took, 2*delay)
 	}
@@ -110,7 +112,7 @@ func TestLinkOverGRPC(t *testing.T) {
 
 // A heartbeat does not wait for what is queued in the log's lane.
 func TestHeartbeatBesideBulk(t *testing.T) {
-	a, b := pair(t, Config{LinkRate: 20_000_000, ChunkSize: 64 << 10})
+	a, b := pair(t, Config{Faults: Faults{Rate: 20_000_000}, ChunkSize: 64 << 10})
 	began := time.Now()
 	a.transport.Send([]*pb.Message{appendMessage(5, 10<<20), heartbeat(1, 2)})
 	var first pb.MessageType

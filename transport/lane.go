@@ -170,24 +170,11 @@ func (l *lane) fail(err error) {
 	p.unreachable()
 }
 
-// pump sends what the queue gets, over a link if there is one.
+// pump sends what the queue gets, over a link while there is one.
 func (l *lane) pump(ctx context.Context, c carrier) error {
-	var line *delayLine[inFlight]
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	if l.peer.link != nil && l.peer.server.cfg.Kind != KindUnary {
-		line = newDelayLine[inFlight]()
-		ended := make(chan struct{})
-		defer func() { // before another pump may release anything
-			cancel(nil)
-			<-ended
-			line.abandon(func(f *inFlight) { l.queue.release(f.release) })
-		}()
-		go func() {
-			defer close(ended)
-			cancel(line.run(ctx, func(f *inFlight) error { return l.deliver(c, f) }))
-		}()
-	}
+	out := &outlet{lane: l, carrier: c, ctx: ctx, cancel: cancel}
+	defer out.close()
 	for {
 		batch := l.queue.take()
 		if len(batch) == 0 {
@@ -201,7 +188,7 @@ func (l *lane) pump(ctx context.Context, c carrier) error {
 			}
 		}
 		for i := range batch {
-			if err := l.send(ctx, c, line, batch[i]); err != nil {
+			if err := l.send(out, batch[i]); err != nil {
 				l.giveUp(batch, i)
 				if cause := context.Cause(ctx); cause != nil {
 					err = cause
@@ -231,20 +218,85 @@ type inFlight struct {
 	release int
 }
 
-func (l *lane) deliver(c carrier, f *inFlight) error {
-	err := c.send(&f.frame)
-	l.queue.release(f.release)
+// outlet gives the frames of one connection to its carrier: directly, or by a
+// delay line as long as there is a link, and then until what is on it has
+// arrived. So the carrier has one caller at a time, and frames stay in order.
+type outlet struct {
+	lane    *lane
+	carrier carrier
+	ctx     context.Context //nolint:containedctx // the pump's
+	cancel  context.CancelCauseFunc
+	line    *delayLine[inFlight] // made by the first frame that needs it
+	ended   chan struct{}        // closed when the line's goroutine has ended
+}
+
+// forward gives on a frame of message q. released means that the queue's bytes
+// are released once the frame has arrived, if it is the last of its message.
+func (o *outlet) forward(q queued, f *Frame, last bool) (released bool, err error) {
+	p, s := o.lane.peer, o.lane.sleeper
+	linked := p.path.link.Load() != nil
+	switch {
+	case !linked && (o.line == nil || o.line.idle()):
+		return false, o.carrier.send(f)
+	case p.server.cfg.Kind == KindUnary:
+		// The next RPC begins when this one's answer has come back.
+		k, err := p.path.carry(o.ctx, s, queued{jitter: q.jitter}, f.Size())
+		if err == nil {
+			err = o.carrier.send(f)
+		}
+		if err == nil && k != nil {
+			err = k.sleep(o.ctx, s, time.Now().Add(k.Delay))
+		}
+		return false, err
+	}
+	k, at, err := p.path.admit(o.ctx, s, q, f.Size())
+	if err != nil {
+		return false, err
+	}
+	if o.line == nil {
+		o.start()
+	}
+	sent := inFlight{frame: *f}
+	if last {
+		sent.release = q.size
+	}
+	o.line.put(k, at, sent)
+	return last, nil
+}
+
+func (o *outlet) start() {
+	o.line, o.ended = newDelayLine[inFlight](), make(chan struct{})
+	go func() {
+		defer close(o.ended)
+		s := newSleeper()
+		defer s.close()
+		o.cancel(o.line.run(o.ctx, s, o.deliver))
+	}()
+}
+
+func (o *outlet) deliver(f *inFlight) error {
+	err := o.carrier.send(&f.frame)
+	o.lane.queue.release(f.release)
 	f.release = 0
 	return err
 }
 
+// close gives up what is on its way, before another pump may release anything.
+func (o *outlet) close() {
+	o.cancel(nil)
+	if o.line != nil {
+		<-o.ended
+		o.line.abandon(func(f *inFlight) { o.lane.queue.release(f.release) })
+	}
+}
+
 // send plans a message and sends its frames. The error is the carrier's: a
 // message that can't be sent to this peer is shown, dropped, and no error.
-func (l *lane) send(ctx context.Context, c carrier, line *delayLine[inFlight], q queued) error {
+func (l *lane) send(out *outlet, q queued) error {
 	p := l.peer
-	inLine := false
+	released := false
 	defer func() {
-		if !inLine {
+		if !released {
 			l.queue.release(q.size)
 		}
 	}()
@@ -263,35 +315,12 @@ func (l *lane) send(ctx context.Context, c carrier, line *delayLine[inFlight], q
 		l.logSplit(q, frames)
 	}
 	l.stamp(frames)
-	l.retain(c, q)
+	l.retain(out.carrier, q)
 	p.count.messagesSent.Add(1)
 	for i := range frames {
 		p.count.sent(&frames[i])
-		switch {
-		case line != nil:
-			var at time.Time
-			if at, err = p.link.admit(ctx, l.sleeper, q.at, frames[i].Size()); err != nil {
-				return err
-			}
-			f := inFlight{frame: frames[i]}
-			if i == len(frames)-1 {
-				f.release, inLine = q.size, true
-			}
-			line.put(at, f)
-		case p.link != nil: // unary: the next RPC begins when this one's answer has come back
-			if err = p.link.carry(ctx, l.sleeper, time.Now(), frames[i].Size()); err != nil {
-				return err
-			}
-			if err = c.send(&frames[i]); err != nil {
-				return err
-			}
-			if err = l.sleeper.sleep(ctx, p.link.delay); err != nil {
-				return err
-			}
-		default:
-			if err = c.send(&frames[i]); err != nil {
-				return err
-			}
+		if released, err = out.forward(q, &frames[i], i == len(frames)-1); err != nil {
+			return err
 		}
 	}
 	if cap(l.frames) > 1024 {

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 
@@ -18,10 +18,10 @@ import (
 // Network connects nodes of one process. Nothing is serialised, so nothing is
 // split either: chunking has no meaning here.
 //
-// Without a link, a message is handed over by calling the receiver's Step from
+// Without faults, a message is handed over by calling the receiver's Step from
 // Send itself, which by contract does not block: a queue in between would be a
-// second inbox and a goroutine switch a message. With one, each ordered pair
-// has a delay line and a goroutine.
+// second inbox and a goroutine switch a message. With them, the ordered pair has
+// a queue, a delay line and two goroutines.
 type Network struct {
 	mu    sync.RWMutex
 	nodes map[uint64]*localNode
@@ -33,7 +33,7 @@ func NewNetwork() *Network { return &Network{nodes: make(map[uint64]*localNode)}
 // Join connects a node. One that joins under an id that is there takes its
 // place.
 func (n *Network) Join(id uint64, cfg Config, h Handler) Transport {
-	t := &localNode{network: n, id: id, cfg: cfg.withDefaults(), handler: h}
+	t := &localNode{network: n, id: id, cfg: cfg.withDefaults(), handler: h, faults: faultTable{all: cfg.Faults}}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.peers.Store(&map[uint64]*localPeer{})
 	n.mu.Lock()
@@ -75,9 +75,10 @@ type localNode struct {
 
 	unknown sync.Map // ids reported since the last SetPeers
 
-	mu     sync.Mutex // one SetPeers or Close at a time
+	mu     sync.Mutex // one SetPeers, SetFaults or Close at a time
 	closed bool
 	roster roster
+	faults faultTable
 	peers  atomic.Pointer[map[uint64]*localPeer]
 }
 
@@ -87,9 +88,9 @@ type localPeer struct {
 	node   *localNode
 	ctx    context.Context //nolint:containedctx // the time it is a peer
 	cancel context.CancelFunc
-	link   *link
-	line   *delayLine[*pb.Message] // nil without a link
-	queue  *queue                  // in front of the line
+	path   path
+	queue  *queue                  // what goes by a link, until it has arrived
+	line   *delayLine[*pb.Message] // nil before there is a link; guarded by node.mu
 	count  counters
 
 	greeted      atomic.Pointer[localNode] // the receiver that took a Hello
@@ -111,16 +112,33 @@ func (t *localNode) Send(messages []*pb.Message) {
 			}
 		case m.GetType() == pb.MsgSnap:
 			p.startSnapshot(m)
-		case p.line == nil:
-			p.deliver(m)
 		default:
-			if taken, overflowed := p.queue.push(queuedMessage(m, p.link)); !taken {
-				p.count.messagesDropped.Add(1)
-				if overflowed {
-					t.handler.ReportUnreachable(p.ID)
-				}
-			}
+			p.send(m)
 		}
+	}
+}
+
+// send hands a message over, or to the link. What was sent before a link was
+// healed stays in front of what is sent after.
+func (p *localPeer) send(m *pb.Message) {
+	k := p.path.link.Load()
+	switch {
+	case k != nil:
+		p.path.pass(p.ctx, k, m, p.push)
+	case p.queue.bytes.Load() > 0:
+		p.push(queued{message: m, size: messageSize(m)})
+	default:
+		p.deliver(m)
+	}
+}
+
+func (p *localPeer) push(q queued) {
+	taken, overflowed := p.queue.push(q)
+	if !taken {
+		p.count.messagesDropped.Add(1)
+	}
+	if overflowed {
+		p.node.handler.ReportUnreachable(p.ID)
 	}
 }
 
@@ -235,21 +253,50 @@ func (t *localNode) connect() {
 }
 
 func (t *localNode) newPeer(d Peer) *localPeer {
-	p := &localPeer{Peer: d, node: t, link: newLink(t.cfg.LinkDelay, t.cfg.LinkRate)}
+	p := &localPeer{Peer: d, node: t}
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	p.queue = newQueue(t.cfg.QueueBytes)
-	if p.link != nil {
-		p.line = newDelayLine[*pb.Message]()
-		t.running.Go(p.feed)
-		t.running.Go(func() {
-			p.line.run(p.ctx, func(m **pb.Message) error { //nolint:errcheck,gosec // ends with the peer only
-				p.queue.release(messageSize(*m))
-				p.deliver(*m)
-				return nil
-			})
-		})
-	}
+	p.path.from, p.path.to, p.path.count = t.id, d.ID, &p.count
+	p.setFaults(t.faults.of(d.ID))
 	return p
+}
+
+// SetFaults implements Transport.
+func (t *localNode) SetFaults(ids []uint64, f Faults) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	peers := *t.peers.Load()
+	if err := t.faults.change(ids, f, slices.Sorted(maps.Keys(peers))); err != nil {
+		return err
+	}
+	for id, p := range peers {
+		if !t.closed && (len(ids) == 0 || slices.Contains(ids, id)) {
+			p.setFaults(f)
+		}
+	}
+	return nil
+}
+
+// Faults implements Transport.
+func (t *localNode) Faults() (others Faults, links []LinkStats) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	peers := *t.peers.Load()
+	for _, id := range slices.Sorted(maps.Keys(peers)) {
+		links = append(links, peers[id].path.stats())
+	}
+	return t.faults.all, links
+}
+
+// setFaults changes the link, and starts what carries messages by one when there
+// is none yet. The caller holds node.mu, and the node is not closed.
+func (p *localPeer) setFaults(f Faults) {
+	if !f.none() && p.line == nil {
+		p.line = newDelayLine[*pb.Message]()
+		p.node.running.Go(p.feed)
+		p.node.running.Go(p.arrive)
+	}
+	p.path.set(f)
 }
 
 // feed puts what is queued onto the link as it gets free.
@@ -267,13 +314,24 @@ func (p *localPeer) feed() {
 			}
 		}
 		for _, q := range batch {
-			at, err := p.link.admit(p.ctx, s, q.at, q.size)
+			k, at, err := p.path.admit(p.ctx, s, q, q.size)
 			if err != nil {
 				return
 			}
-			p.line.put(at, q.message)
+			p.line.put(k, at, q.message)
 		}
 	}
+}
+
+// arrive delivers what the link has carried.
+func (p *localPeer) arrive() {
+	s := newSleeper()
+	defer s.close()
+	p.line.run(p.ctx, s, func(m **pb.Message) error { //nolint:errcheck,gosec // ends with the peer only
+		p.deliver(*m)
+		p.queue.release(messageSize(*m)) // what is sent from now on needs no queue
+		return nil
+	})
 }
 
 // Stats implements Transport. Frames and bytes are those that the messages
@@ -288,6 +346,8 @@ func (t *localNode) Stats() []PeerStats {
 		s.QueueBytes = uint64(max(0, p.queue.bytes.Load()))
 		if text := p.count.problem.Load(); text != nil {
 			s.Problem = *text
+		} else {
+			s.Problem = p.path.problem()
 		}
 	}
 	return stats
@@ -311,6 +371,10 @@ func (t *localNode) Close() error {
 // startSnapshot copies a snapshot from this node's handler to the receiver's.
 func (p *localPeer) startSnapshot(m *pb.Message) {
 	t := p.node
+	if p.path.losesSnapshot() {
+		t.handler.ReportSnapshot(p.ID, false)
+		return
+	}
 	t.mu.Lock()
 	begin := !t.closed && p.transferring.CompareAndSwap(false, true)
 	if begin {
@@ -336,7 +400,21 @@ func (p *localPeer) startSnapshot(m *pb.Message) {
 	}()
 }
 
-var errCutOff = errors.New("cut off")
+var (
+	errCutOff     = errors.New("cut off")
+	errNoProgress = fmt.Errorf("no progress for %v", snapshotPatience)
+)
+
+// open blocks while there is a partition, for as long as a transfer may make no
+// progress.
+func (p *localPeer) open(s *sleeper) error {
+	ctx, cancel := context.WithTimeoutCause(p.ctx, snapshotPatience, errNoProgress)
+	defer cancel()
+	if err := p.path.open(ctx, s); err != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
 
 func (p *localPeer) copySnapshot(m *pb.Message) error {
 	to := p.receiver()
@@ -357,8 +435,11 @@ func (p *localPeer) copySnapshot(m *pb.Message) error {
 	buf := make([]byte, SnapshotChunk(p.node.cfg.ChunkSize))
 	for {
 		n, err := readChunk(from, buf)
-		if err == nil && p.link != nil {
-			err = p.link.carry(p.ctx, s, time.Now(), n)
+		if err == nil {
+			err = p.open(s)
+		}
+		if err == nil {
+			_, err = p.path.carry(p.ctx, s, queued{}, n)
 		}
 		if err == nil && (p.ctx.Err() != nil || p.receiver() != to) {
 			err = errCutOff

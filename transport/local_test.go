@@ -28,14 +28,14 @@ func localPair(t *testing.T, cfg Config) (n *Network, a, b *fakeNode, ta, tb Tra
 }
 
 func TestLocal(t *testing.T) {
-	for _, cfg := range []Config{{}, {LinkDelay: 3 * time.Millisecond, LinkRate: 100_000_000}} {
+	for _, cfg := range []Config{{}, {Faults: Faults{Delay: 3 * time.Millisecond, Rate: 100_000_000}}} {
 		n, a, b, ta, tb := localPair(t, cfg)
 		m := appendMessage(5, 10, 20)
 		began := time.Now()
 		ta.Send([]*pb.Message{m, heartbeat(1, 2)})
 		b.await(t, "messages", func() bool { return len(b.stepped) == 2 })
-		if took := time.Since(began); took < cfg.LinkDelay {
-			t.Errorf("arrived after %v, the link takes %v", took, cfg.LinkDelay)
+		if took := time.Since(began); took < cfg.Faults.Delay {
+			t.Errorf("arrived after %v, the link takes %v", took, cfg.Faults.Delay)
 		}
 		got := b.stepped[0]
 		if !proto.Equal(got, m) || got == m || &got.Entries[0] == &m.Entries[0] || got.Entries[0] != m.Entries[0] {
@@ -78,7 +78,7 @@ func TestLocal(t *testing.T) {
 }
 
 func TestLocalSnapshot(t *testing.T) {
-	for _, cfg := range []Config{{ChunkSize: 4096}, {ChunkSize: 4096, LinkRate: 100_000_000}} {
+	for _, cfg := range []Config{{ChunkSize: 4096}, {ChunkSize: 4096, Faults: Faults{Rate: 100_000_000}}} {
 		n, a, b, ta, _ := localPair(t, cfg)
 		chunk := SnapshotChunk(4096)
 		a.snapshot = randomBytes(10*chunk, 3)

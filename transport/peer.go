@@ -29,13 +29,13 @@ const (
 	laneLog
 )
 
-// peer is another node as this one sends to it: its lanes, its link, its
+// peer is another node as this one sends to it: its lanes, the way to it, its
 // snapshot under way.
 type peer struct {
 	Peer
 	server *server
 	count  *counters
-	link   *link
+	path   path
 	ctx    context.Context //nolint:containedctx // the time it is a peer
 	cancel context.CancelFunc
 
@@ -49,7 +49,8 @@ type peer struct {
 
 func newPeer(ctx context.Context, s *server, description Peer) *peer {
 	p := &peer{Peer: description, server: s, count: s.counters(description.ID)}
-	p.link = newLink(s.cfg.LinkDelay, s.cfg.LinkRate)
+	p.path.from, p.path.to, p.path.count = s.self, p.ID, p.count
+	p.path.set(s.faults.of(p.ID))
 	ctx, p.cancel = context.WithCancel(ctx)
 	p.ctx = ctx
 	names := []string{"control", "log"}
@@ -77,8 +78,17 @@ func (p *peer) send(m *pb.Message) {
 		p.startSnapshot(m)
 		return
 	}
-	l := p.lanes[min(laneOf(m), len(p.lanes)-1)]
-	taken, overflowed := l.queue.push(queuedMessage(m, p.link))
+	if k := p.path.link.Load(); k != nil {
+		p.path.pass(p.ctx, k, m, p.push)
+		return
+	}
+	p.push(queued{message: m, size: messageSize(m)})
+}
+
+// push queues a message in its lane.
+func (p *peer) push(q queued) {
+	l := p.lanes[min(laneOf(q.message), len(p.lanes)-1)]
+	taken, overflowed := l.queue.push(q)
 	if !taken {
 		p.count.messagesDropped.Add(1)
 	}
@@ -123,6 +133,8 @@ func (p *peer) stats() PeerStats {
 	}
 	if problem != nil {
 		s.Problem = *problem
+	} else {
+		s.Problem = p.path.problem()
 	}
 	return s
 }

@@ -11,17 +11,10 @@ import (
 // queued is a message that waits in a lane.
 type queued struct {
 	message *pb.Message
-	size    int       // encoded bytes, unsplit
-	at      time.Time // when it was queued; only with a link
-}
-
-// queuedMessage is a message as it enters a lane.
-func queuedMessage(m *pb.Message, l *link) queued {
-	q := queued{message: m, size: messageSize(m)}
-	if l != nil {
-		q.at = time.Now()
-	}
-	return q
+	size    int // encoded bytes, unsplit
+	// With a link: when it was queued, and how much longer it travels.
+	at     time.Time
+	jitter time.Duration
 }
 
 // messageSize is the encoded size of a message in one frame.

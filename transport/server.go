@@ -37,8 +37,9 @@ type server struct {
 	reassembler *Reassembler
 	inbound     inboundSnapshots
 
-	setting sync.Mutex // one SetPeers or Close at a time
+	setting sync.Mutex // one SetPeers, SetFaults or Close at a time
 	roster  roster
+	faults  faultTable
 	peers   atomic.Pointer[map[uint64]*peer]
 
 	mu      sync.Mutex // of the rest
@@ -65,6 +66,7 @@ func New(cfg Config, h Handler) Server {
 		sessions: sessions{byNode: make(map[uint64]caller)}, reassembler: NewReassembler(),
 		byNode: make(map[uint64]*counters), unknown: make(map[uint64]bool),
 		inbound: inboundSnapshots{active: make(map[uint64]bool)},
+		faults:  faultTable{all: cfg.Faults},
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	// Epochs grow across restarts too, as far as the clock does.
@@ -167,6 +169,33 @@ func (s *server) connect() {
 	}
 	s.peers.Store(&now)
 	s.limitTold(nil, 0)
+}
+
+// SetFaults implements Transport.
+func (s *server) SetFaults(ids []uint64, f Faults) error {
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	peers := *s.peers.Load()
+	if err := s.faults.change(ids, f, slices.Sorted(maps.Keys(peers))); err != nil {
+		return err
+	}
+	for id, p := range peers {
+		if len(ids) == 0 || slices.Contains(ids, id) {
+			p.path.set(f)
+		}
+	}
+	return nil
+}
+
+// Faults implements Transport.
+func (s *server) Faults() (others Faults, links []LinkStats) {
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	peers := *s.peers.Load()
+	for _, id := range slices.Sorted(maps.Keys(peers)) {
+		links = append(links, peers[id].path.stats())
+	}
+	return s.faults.all, links
 }
 
 // Stats implements Transport.

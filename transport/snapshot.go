@@ -36,6 +36,10 @@ func SnapshotChunk(limit int) int { return max(1, maxField(limit-snapshotOverhea
 // its way. It always ends in a report.
 func (p *peer) startSnapshot(m *pb.Message) {
 	s := p.server
+	if p.path.losesSnapshot() {
+		s.handler.ReportSnapshot(p.ID, false)
+		return
+	}
 	if !p.transferring.CompareAndSwap(false, true) || !s.enter() {
 		p.count.messagesDropped.Add(1)
 		s.handler.ReportSnapshot(p.ID, false)
@@ -199,16 +203,19 @@ func readChunk(r io.Reader, p []byte) (int, error) {
 
 func (t *transfer) send(ctx context.Context, f *transportv1.SnapshotFrame, s *sleeper) error {
 	p := t.peer
-	if p.link != nil {
+	if p.path.link.Load() != nil {
 		if s == nil {
 			s = newSleeper()
 			defer s.close()
 		}
+		if err := p.path.open(ctx, s); err != nil {
+			return err
+		}
 		// Pipelined: the line's time is waited for, its delay is one for all, and
 		// small against a snapshot.
-		at, err := p.link.admit(ctx, s, time.Now(), proto.Size(f))
-		if err == nil && (f.GetOffer() != nil || f.GetLast()) {
-			err = s.sleep(ctx, time.Until(at))
+		k, at, err := p.path.admit(ctx, s, queued{}, proto.Size(f))
+		if err == nil && k != nil && (f.GetOffer() != nil || f.GetLast()) {
+			err = k.sleep(ctx, s, at)
 		}
 		if err != nil {
 			return err

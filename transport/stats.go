@@ -16,6 +16,7 @@ type counters struct {
 	snapshotsSent, snapshotChunksSent, snapshotBytesSent atomic.Uint64
 	messagesReceived, framesReceived, bytesReceived      atomic.Uint64
 	snapshotChunksReceived                               atomic.Uint64
+	messagesLost, messagesDuplicated, messagesReordered  atomic.Uint64 // by faults
 
 	unreachable atomic.Bool            // reported since the last connection
 	problem     atomic.Pointer[string] // of the last snapshot, or of a local peer

@@ -25,9 +25,8 @@ type Config struct {
 	ChunkSize, ChunkCount int
 	// QueueBytes bounds what waits in one lane to a peer. 0 means 128 MiB.
 	QueueBytes int64
-	// LinkDelay and LinkRate (bytes a second) make every link slower; 0 is off.
-	LinkDelay time.Duration
-	LinkRate  int64
+	// Faults are those of the way to every peer, until SetFaults says otherwise.
+	Faults Faults
 	// GRPCWindow is the HTTP/2 window of streams and connections; 0 leaves it to
 	// gRPC.
 	GRPCWindow int
@@ -84,6 +83,15 @@ type Transport interface {
 	// SetPeers replaces the set of known peers, self excluded. Connections to
 	// peers that stay are kept; those of peers that left are closed.
 	SetPeers(peers []Peer)
+	// SetFaults changes the faults of the way to some peers or, without peers, to
+	// all, those that come later included: then none has faults of its own any
+	// more. It holds for messages sent from then on; what is queued goes by the
+	// new faults, and what is on its way arrives at once. Errors are *FaultsError
+	// and *UnknownPeerError; then nothing was changed.
+	SetFaults(peers []uint64, f Faults) error
+	// Faults returns the faults of peers that come later and of each peer, in
+	// order of id.
+	Faults() (others Faults, links []LinkStats)
 	// Stats returns a copy of the counters by peer, in order of id.
 	Stats() []PeerStats
 	// Close stops sending and receiving, and waits for its goroutines.

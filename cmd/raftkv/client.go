@@ -133,7 +133,9 @@ func (s *session) raw(m proto.Message, value []byte) error {
 
 // json prints one line: the protobuf JSON form, as grpcurl prints it, with
 // 64-bit numbers as strings and bytes in base64.
-func (s *session) json(m proto.Message) error {
+func (s *session) json(m proto.Message) error { return printJSON(s.cmd.OutOrStdout(), m) }
+
+func printJSON(w io.Writer, m proto.Message) error {
 	data, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
 		return err
@@ -144,7 +146,7 @@ func (s *session) json(m proto.Message) error {
 		return err
 	}
 	line.WriteByte('\n')
-	_, err = line.WriteTo(s.cmd.OutOrStdout())
+	_, err = line.WriteTo(w)
 	return err
 }
 

@@ -84,7 +84,10 @@ when the joint configuration is left. When the timeout comes first the change ma
 still finish (exit 5): ask again, or look at cluster status.`,
 		Args: cobra.NoArgs,
 		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
-			voters, err := parseIDs(list)
+			voters, err := parseIDs("voters", list)
+			if err == nil && len(voters) == 0 {
+				err = usageErrorf("voters must not be empty")
+			}
 			if err != nil {
 				return err
 			}
@@ -103,20 +106,17 @@ still finish (exit 5): ask again, or look at cluster status.`,
 	return required(cmd, "voters")
 }
 
-func parseIDs(list []string) ([]uint64, error) {
+func parseIDs(what string, list []string) ([]uint64, error) {
 	var ids []uint64
 	for _, s := range list {
 		id, err := strconv.ParseUint(strings.TrimSpace(s), 10, 64)
 		if err != nil || id == 0 {
-			return nil, usageErrorf("voters %q: an id is a whole number of at least 1", s)
+			return nil, usageErrorf("%s %q: an id is a whole number of at least 1", what, s)
 		}
 		if slices.Contains(ids, id) {
-			return nil, usageErrorf("voters: id %d is there twice", id)
+			return nil, usageErrorf("%s: id %d is there twice", what, id)
 		}
 		ids = append(ids, id)
-	}
-	if len(ids) == 0 {
-		return nil, usageErrorf("voters must not be empty")
 	}
 	return ids, nil
 }

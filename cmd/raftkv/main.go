@@ -153,7 +153,7 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&opts.logLevel, "log-level", "info", "`LEVEL` of logs: debug, info, warn or error")
 	flags.StringVar(&opts.logFormat, "log-format", "text", "`FORMAT` of logs, which go to stderr: text or json")
 
-	root.AddCommand(serveCommand(opts), versionCommand(opts))
+	root.AddCommand(serveCommand(opts), faultsCommand(opts), versionCommand(opts))
 	root.AddCommand(clientCommands(opts)...)
 	settle(root)
 	return root

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -35,12 +36,18 @@ type Config struct {
 	ChunkCount int    `knob:"chunk-count" usage:"entries a message, for chunking count"`
 	AppendSize Size   `knob:"append-size" usage:"entry bytes that raft puts in one append message (default: chunk-size less framing for chunking raft, else 16MiB)" source:"raft.Config.MaxSizePerMsg"`
 
-	Transport string        `knob:"transport" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
-	Codec     string        `knob:"codec" values:"proto,append,scatter" usage:"how frames become bytes, always the same ones: by the stock protobuf marshaller, by hand into one buffer, or by hand with large data passed on uncopied"`
-	Lanes     string        `knob:"lanes" values:"shared,split" usage:"split gives control messages a connection of their own"`
-	LinkDelay time.Duration `knob:"link-delay" usage:"hold every message to a peer for this long, as a slower network would"`
-	LinkRate  Rate          `knob:"link-rate" usage:"send to each peer at most this many bytes a second (0: unlimited)"`
-	PeerQueue Size          `knob:"peer-queue" usage:"bytes queued for a peer before messages to it are dropped"`
+	Transport string `knob:"transport" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
+	Codec     string `knob:"codec" values:"proto,append,scatter" usage:"how frames become bytes, always the same ones: by the stock protobuf marshaller, by hand into one buffer, or by hand with large data passed on uncopied"`
+	Lanes     string `knob:"lanes" values:"shared,split" usage:"split gives control messages a connection of their own"`
+	PeerQueue Size   `knob:"peer-queue" usage:"bytes queued for a peer before messages to it are dropped"`
+
+	LinkDelay     time.Duration `knob:"link-delay" usage:"hold every message to a peer for this long, as a slower network would"`
+	LinkJitter    time.Duration `knob:"link-jitter" usage:"make link-delay this much more or less, evenly distributed; messages stay in order"`
+	LinkRate      Rate          `knob:"link-rate" usage:"send to each peer at most this many bytes a second (0: unlimited)"`
+	LinkDrop      Probability   `knob:"link-drop" usage:"lose a message to a peer with this probability, 0 to 1"`
+	LinkDuplicate Probability   `knob:"link-duplicate" usage:"send a message to a peer twice with this probability, 0 to 1"`
+	LinkReorder   Probability   `knob:"link-reorder" usage:"hold a message back so that later ones overtake it with this probability, 0 to 1"`
+	LinkSeed      uint64        `knob:"link-seed" usage:"seed of link-jitter, link-drop, link-duplicate and link-reorder"`
 
 	Batching   string        `knob:"batching" values:"none,greedy,linger,nagle" usage:"how waiting commands are gathered into one proposal"`
 	Linger     time.Duration `knob:"linger" usage:"how long the first waiting command waits for others, for batching linger"`
@@ -229,6 +236,9 @@ func (c Config) Validate() error {
 		return fail("grpc-window", c.GRPCWindow, "exceeds the maximum %s", Size(math.MaxInt32))
 	case c.StreamWorkers > maxStreamWorkers:
 		return fail("stream-workers", c.StreamWorkers, "exceeds the maximum %d", maxStreamWorkers)
+	}
+	if e, bad := errors.AsType[*transport.FaultsError](c.Faults().Check()); bad {
+		return &FieldError{Field: "link-" + e.Field, Value: e.Value, Problem: e.Problem}
 	}
 	return nil
 }

@@ -127,6 +127,14 @@ func TestBadSettings(t *testing.T) {
 		{"heartbeat-ticks=0", "heartbeat-ticks 0 must be at least 1"},
 		{"link-delay=-1ms", "link-delay -1ms must not be negative"},
 		{"link-delay=soon", `link-delay "soon" is not a duration such as 5ms or 1s`},
+		{"link-delay=2m", "link-delay 2m0s exceeds the maximum 1m0s"},
+		{"link-jitter=1ms", "link-jitter 1ms exceeds the delay of 0s"},
+		{"link-jitter=-1ms", "link-jitter -1ms must not be negative"},
+		{"link-drop=5%", `link-drop "5%" is not a probability from 0 to 1, such as 0.05`},
+		{"link-drop=1.01", `link-drop "1.01" is not a probability from 0 to 1, such as 0.05`},
+		{"link-duplicate=-0.1", `link-duplicate "-0.1" is not a probability from 0 to 1, such as 0.05`},
+		{"link-reorder=NaN", `link-reorder "NaN" is not a probability from 0 to 1, such as 0.05`},
+		{"link-seed=-1", `link-seed "-1" is not a whole number from 0 to 18446744073709551615`},
 		{"link-rate=fast", `link-rate "fast" is not a rate such as 200MB/s or 1GiB/s`},
 		{"batch-count=0", "batch-count 0 must be at least 1"},
 		{"batch-size=0", "batch-size 0 must be at least 1"},
@@ -197,7 +205,7 @@ func TestLingerBeyondElectionTimeout(t *testing.T) {
 
 func TestKnobTypes(t *testing.T) {
 	c := Config{LinkDelay: time.Second}
-	want := map[string]string{"id": "N", "addr": "HOST:PORT", "max-message": "SIZE", "link-rate": "SIZE/s", "link-delay": "DUR", "lanes": "shared|split"}
+	want := map[string]string{"id": "N", "addr": "HOST:PORT", "max-message": "SIZE", "link-rate": "SIZE/s", "link-delay": "DUR", "link-drop": "P", "lanes": "shared|split"}
 	for _, k := range Knobs(&c) {
 		if want[k.Name] != "" && k.Type() != want[k.Name] {
 			t.Errorf("%s has type %s, want %s", k.Name, k.Type(), want[k.Name])

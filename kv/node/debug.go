@@ -17,9 +17,9 @@ import (
 // newDebugServer makes the server of the debug port: pprof by HTTP/1.1, and the
 // Lab service by gRPC, told apart by content type. Its caller has made sure that
 // the port is a loopback one.
-func newDebugServer(cfg Config) *http.Server {
-	lab := grpc.NewServer(serverOptions(cfg, cfg.MaxRequest)...)
-	labv1.RegisterLabServer(lab, labService{})
+func newDebugServer(n *Node) *http.Server {
+	lab := grpc.NewServer(serverOptions(n.cfg, n.cfg.MaxRequest)...)
+	labv1.RegisterLabServer(lab, labService{n: n})
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -68,6 +68,8 @@ func rated(profile string, setRate func(int)) http.HandlerFunc {
 // labService serves raftlab.lab.v1.Lab.
 type labService struct {
 	labv1.UnimplementedLabServer
+
+	n *Node
 }
 
 // Usage implements Lab.

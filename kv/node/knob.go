@@ -91,6 +91,12 @@ func (k Knob) Set(value string) error {
 			return fail("is not a whole number")
 		}
 		*p = n
+	case *Probability:
+		f, err := strconv.ParseFloat(value, 64)
+		if err != nil || !(f >= 0 && f <= 1) { // NaN is neither
+			return fail("is not a probability from 0 to 1, such as 0.05")
+		}
+		*p = Probability(f)
 	case *float64:
 		f, err := strconv.ParseFloat(value, 64)
 		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
@@ -129,6 +135,8 @@ func (k Knob) Type() string {
 		return "SIZE"
 	case Rate:
 		return "SIZE/s"
+	case Probability:
+		return "P"
 	case time.Duration:
 		return "DUR"
 	case string:
@@ -151,6 +159,9 @@ type Size int64
 
 // Rate is a number of bytes a second; 0 is unlimited.
 type Rate int64
+
+// Probability is from 0, never, to 1, always.
+type Probability float64
 
 var sizeUnits = []struct {
 	name  string

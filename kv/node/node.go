@@ -202,7 +202,7 @@ func (n *Node) assembleServices() {
 	grpc_health_v1.RegisterHealthServer(n.clientServer, n.health)
 	reflection.Register(n.clientServer)
 	if n.debugListener != nil {
-		n.debugServer = newDebugServer(n.cfg)
+		n.debugServer = newDebugServer(n)
 	}
 }
 
@@ -210,7 +210,7 @@ func (n *Node) assembleTransport(o Options) {
 	cfg := transport.Config{
 		Kind: n.cfg.Transport, Codec: n.cfg.Codec, Lanes: n.cfg.Lanes, Chunking: n.cfg.Chunking,
 		MaxMessage: int(n.cfg.MaxMessage), ChunkSize: int(n.cfg.ChunkSize), ChunkCount: n.cfg.ChunkCount,
-		QueueBytes: int64(n.cfg.PeerQueue), LinkDelay: n.cfg.LinkDelay, LinkRate: int64(n.cfg.LinkRate),
+		QueueBytes: int64(n.cfg.PeerQueue), Faults: n.cfg.Faults(),
 		GRPCWindow: int(n.cfg.GRPCWindow), Dial: o.PeerDial, Logger: n.log,
 	}
 	if o.Network != nil {

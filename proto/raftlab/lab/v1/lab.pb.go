@@ -23,6 +23,344 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Faults of the way from one node to one peer, in that direction only. What is
+// left out is none.
+type Faults struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long a frame travels; at most a minute.
+	DelayNanos uint64 `protobuf:"varint,1,opt,name=delay_nanos,json=delayNanos,proto3" json:"delay_nanos,omitempty"`
+	// More or less of that, evenly distributed, for each message. At most the delay.
+	JitterNanos uint64 `protobuf:"varint,2,opt,name=jitter_nanos,json=jitterNanos,proto3" json:"jitter_nanos,omitempty"`
+	// 0 is any number.
+	RateBytesPerSecond uint64 `protobuf:"varint,3,opt,name=rate_bytes_per_second,json=rateBytesPerSecond,proto3" json:"rate_bytes_per_second,omitempty"`
+	// Probabilities, 0 to 1, that a raft message is lost, comes twice, or is held
+	// back so that later ones overtake it.
+	Drop      float64 `protobuf:"fixed64,4,opt,name=drop,proto3" json:"drop,omitempty"`
+	Duplicate float64 `protobuf:"fixed64,5,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
+	Reorder   float64 `protobuf:"fixed64,6,opt,name=reorder,proto3" json:"reorder,omitempty"`
+	// Nothing gets to the peer. What the peer sends still comes.
+	Partition bool `protobuf:"varint,7,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Decides all chances: the same messages have the same fate.
+	Seed          uint64 `protobuf:"varint,8,opt,name=seed,proto3" json:"seed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Faults) Reset() {
+	*x = Faults{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Faults) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Faults) ProtoMessage() {}
+
+func (x *Faults) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Faults.ProtoReflect.Descriptor instead.
+func (*Faults) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Faults) GetDelayNanos() uint64 {
+	if x != nil {
+		return x.DelayNanos
+	}
+	return 0
+}
+
+func (x *Faults) GetJitterNanos() uint64 {
+	if x != nil {
+		return x.JitterNanos
+	}
+	return 0
+}
+
+func (x *Faults) GetRateBytesPerSecond() uint64 {
+	if x != nil {
+		return x.RateBytesPerSecond
+	}
+	return 0
+}
+
+func (x *Faults) GetDrop() float64 {
+	if x != nil {
+		return x.Drop
+	}
+	return 0
+}
+
+func (x *Faults) GetDuplicate() float64 {
+	if x != nil {
+		return x.Duplicate
+	}
+	return 0
+}
+
+func (x *Faults) GetReorder() float64 {
+	if x != nil {
+		return x.Reorder
+	}
+	return 0
+}
+
+func (x *Faults) GetPartition() bool {
+	if x != nil {
+		return x.Partition
+	}
+	return false
+}
+
+func (x *Faults) GetSeed() uint64 {
+	if x != nil {
+		return x.Seed
+	}
+	return 0
+}
+
+type SetFaultsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty means all, those that come later included.
+	PeerIds []uint64 `protobuf:"varint,1,rep,packed,name=peer_ids,json=peerIds,proto3" json:"peer_ids,omitempty"`
+	// All that holds from now on; empty heals.
+	Faults        *Faults `protobuf:"bytes,2,opt,name=faults,proto3" json:"faults,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFaultsRequest) Reset() {
+	*x = SetFaultsRequest{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFaultsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFaultsRequest) ProtoMessage() {}
+
+func (x *SetFaultsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFaultsRequest.ProtoReflect.Descriptor instead.
+func (*SetFaultsRequest) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SetFaultsRequest) GetPeerIds() []uint64 {
+	if x != nil {
+		return x.PeerIds
+	}
+	return nil
+}
+
+func (x *SetFaultsRequest) GetFaults() *Faults {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
+type GetFaultsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetFaultsRequest) Reset() {
+	*x = GetFaultsRequest{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetFaultsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetFaultsRequest) ProtoMessage() {}
+
+func (x *GetFaultsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetFaultsRequest.ProtoReflect.Descriptor instead.
+func (*GetFaultsRequest) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{2}
+}
+
+type LinksResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// What peers that come later get.
+	Others *Faults `protobuf:"bytes,2,opt,name=others,proto3" json:"others,omitempty"`
+	// In order of the peers' ids.
+	Links         []*Link `protobuf:"bytes,3,rep,name=links,proto3" json:"links,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinksResponse) Reset() {
+	*x = LinksResponse{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinksResponse) ProtoMessage() {}
+
+func (x *LinksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinksResponse.ProtoReflect.Descriptor instead.
+func (*LinksResponse) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LinksResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *LinksResponse) GetOthers() *Faults {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
+func (x *LinksResponse) GetLinks() []*Link {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+type Link struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	PeerId uint64                 `protobuf:"varint,1,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	Faults *Faults                `protobuf:"bytes,2,opt,name=faults,proto3" json:"faults,omitempty"`
+	// Totals of this node's life.
+	MessagesLost       uint64 `protobuf:"varint,3,opt,name=messages_lost,json=messagesLost,proto3" json:"messages_lost,omitempty"`
+	MessagesDuplicated uint64 `protobuf:"varint,4,opt,name=messages_duplicated,json=messagesDuplicated,proto3" json:"messages_duplicated,omitempty"`
+	MessagesReordered  uint64 `protobuf:"varint,5,opt,name=messages_reordered,json=messagesReordered,proto3" json:"messages_reordered,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Link) Reset() {
+	*x = Link{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Link) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Link) ProtoMessage() {}
+
+func (x *Link) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Link.ProtoReflect.Descriptor instead.
+func (*Link) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Link) GetPeerId() uint64 {
+	if x != nil {
+		return x.PeerId
+	}
+	return 0
+}
+
+func (x *Link) GetFaults() *Faults {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
+func (x *Link) GetMessagesLost() uint64 {
+	if x != nil {
+		return x.MessagesLost
+	}
+	return 0
+}
+
+func (x *Link) GetMessagesDuplicated() uint64 {
+	if x != nil {
+		return x.MessagesDuplicated
+	}
+	return 0
+}
+
+func (x *Link) GetMessagesReordered() uint64 {
+	if x != nil {
+		return x.MessagesReordered
+	}
+	return 0
+}
+
 type UsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Run a garbage collection first, so that heap_live_bytes is what is in use.
@@ -33,7 +371,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[0]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -45,7 +383,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[0]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -58,7 +396,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{0}
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UsageRequest) GetCollectGarbage() bool {
@@ -87,7 +425,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[1]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -99,7 +437,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[1]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -112,7 +450,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{1}
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UsageResponse) GetCpuUserNanos() uint64 {
@@ -189,7 +527,31 @@ var File_raftlab_lab_v1_lab_proto protoreflect.FileDescriptor
 
 const file_raftlab_lab_v1_lab_proto_rawDesc = "" +
 	"\n" +
-	"\x18raftlab/lab/v1/lab.proto\x12\x0eraftlab.lab.v1\"7\n" +
+	"\x18raftlab/lab/v1/lab.proto\x12\x0eraftlab.lab.v1\"\xfd\x01\n" +
+	"\x06Faults\x12\x1f\n" +
+	"\vdelay_nanos\x18\x01 \x01(\x04R\n" +
+	"delayNanos\x12!\n" +
+	"\fjitter_nanos\x18\x02 \x01(\x04R\vjitterNanos\x121\n" +
+	"\x15rate_bytes_per_second\x18\x03 \x01(\x04R\x12rateBytesPerSecond\x12\x12\n" +
+	"\x04drop\x18\x04 \x01(\x01R\x04drop\x12\x1c\n" +
+	"\tduplicate\x18\x05 \x01(\x01R\tduplicate\x12\x18\n" +
+	"\areorder\x18\x06 \x01(\x01R\areorder\x12\x1c\n" +
+	"\tpartition\x18\a \x01(\bR\tpartition\x12\x12\n" +
+	"\x04seed\x18\b \x01(\x04R\x04seed\"]\n" +
+	"\x10SetFaultsRequest\x12\x19\n" +
+	"\bpeer_ids\x18\x01 \x03(\x04R\apeerIds\x12.\n" +
+	"\x06faults\x18\x02 \x01(\v2\x16.raftlab.lab.v1.FaultsR\x06faults\"\x12\n" +
+	"\x10GetFaultsRequest\"\x84\x01\n" +
+	"\rLinksResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12.\n" +
+	"\x06others\x18\x02 \x01(\v2\x16.raftlab.lab.v1.FaultsR\x06others\x12*\n" +
+	"\x05links\x18\x03 \x03(\v2\x14.raftlab.lab.v1.LinkR\x05links\"\xd4\x01\n" +
+	"\x04Link\x12\x17\n" +
+	"\apeer_id\x18\x01 \x01(\x04R\x06peerId\x12.\n" +
+	"\x06faults\x18\x02 \x01(\v2\x16.raftlab.lab.v1.FaultsR\x06faults\x12#\n" +
+	"\rmessages_lost\x18\x03 \x01(\x04R\fmessagesLost\x12/\n" +
+	"\x13messages_duplicated\x18\x04 \x01(\x04R\x12messagesDuplicated\x12-\n" +
+	"\x12messages_reordered\x18\x05 \x01(\x04R\x11messagesReordered\"7\n" +
 	"\fUsageRequest\x12'\n" +
 	"\x0fcollect_garbage\x18\x01 \x01(\bR\x0ecollectGarbage\"\xfb\x02\n" +
 	"\rUsageResponse\x12$\n" +
@@ -206,9 +568,11 @@ const file_raftlab_lab_v1_lab_proto_rawDesc = "" +
 	"\n" +
 	"read_bytes\x18\t \x01(\x04R\treadBytes\x12#\n" +
 	"\rwritten_bytes\x18\n" +
-	" \x01(\x04R\fwrittenBytes2K\n" +
+	" \x01(\x04R\fwrittenBytes2\xe7\x01\n" +
 	"\x03Lab\x12D\n" +
-	"\x05Usage\x12\x1c.raftlab.lab.v1.UsageRequest\x1a\x1d.raftlab.lab.v1.UsageResponseB$Z\"raftlab/proto/raftlab/lab/v1;labv1b\x06proto3"
+	"\x05Usage\x12\x1c.raftlab.lab.v1.UsageRequest\x1a\x1d.raftlab.lab.v1.UsageResponse\x12L\n" +
+	"\tSetFaults\x12 .raftlab.lab.v1.SetFaultsRequest\x1a\x1d.raftlab.lab.v1.LinksResponse\x12L\n" +
+	"\tGetFaults\x12 .raftlab.lab.v1.GetFaultsRequest\x1a\x1d.raftlab.lab.v1.LinksResponseB$Z\"raftlab/proto/raftlab/lab/v1;labv1b\x06proto3"
 
 var (
 	file_raftlab_lab_v1_lab_proto_rawDescOnce sync.Once
@@ -222,19 +586,32 @@ func file_raftlab_lab_v1_lab_proto_rawDescGZIP() []byte {
 	return file_raftlab_lab_v1_lab_proto_rawDescData
 }
 
-var file_raftlab_lab_v1_lab_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_raftlab_lab_v1_lab_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_raftlab_lab_v1_lab_proto_goTypes = []any{
-	(*UsageRequest)(nil),  // 0: raftlab.lab.v1.UsageRequest
-	(*UsageResponse)(nil), // 1: raftlab.lab.v1.UsageResponse
+	(*Faults)(nil),           // 0: raftlab.lab.v1.Faults
+	(*SetFaultsRequest)(nil), // 1: raftlab.lab.v1.SetFaultsRequest
+	(*GetFaultsRequest)(nil), // 2: raftlab.lab.v1.GetFaultsRequest
+	(*LinksResponse)(nil),    // 3: raftlab.lab.v1.LinksResponse
+	(*Link)(nil),             // 4: raftlab.lab.v1.Link
+	(*UsageRequest)(nil),     // 5: raftlab.lab.v1.UsageRequest
+	(*UsageResponse)(nil),    // 6: raftlab.lab.v1.UsageResponse
 }
 var file_raftlab_lab_v1_lab_proto_depIdxs = []int32{
-	0, // 0: raftlab.lab.v1.Lab.Usage:input_type -> raftlab.lab.v1.UsageRequest
-	1, // 1: raftlab.lab.v1.Lab.Usage:output_type -> raftlab.lab.v1.UsageResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	0, // 0: raftlab.lab.v1.SetFaultsRequest.faults:type_name -> raftlab.lab.v1.Faults
+	0, // 1: raftlab.lab.v1.LinksResponse.others:type_name -> raftlab.lab.v1.Faults
+	4, // 2: raftlab.lab.v1.LinksResponse.links:type_name -> raftlab.lab.v1.Link
+	0, // 3: raftlab.lab.v1.Link.faults:type_name -> raftlab.lab.v1.Faults
+	5, // 4: raftlab.lab.v1.Lab.Usage:input_type -> raftlab.lab.v1.UsageRequest
+	1, // 5: raftlab.lab.v1.Lab.SetFaults:input_type -> raftlab.lab.v1.SetFaultsRequest
+	2, // 6: raftlab.lab.v1.Lab.GetFaults:input_type -> raftlab.lab.v1.GetFaultsRequest
+	6, // 7: raftlab.lab.v1.Lab.Usage:output_type -> raftlab.lab.v1.UsageResponse
+	3, // 8: raftlab.lab.v1.Lab.SetFaults:output_type -> raftlab.lab.v1.LinksResponse
+	3, // 9: raftlab.lab.v1.Lab.GetFaults:output_type -> raftlab.lab.v1.LinksResponse
+	7, // [7:10] is the sub-list for method output_type
+	4, // [4:7] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_raftlab_lab_v1_lab_proto_init() }
@@ -248,7 +625,7 @@ func file_raftlab_lab_v1_lab_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlab_lab_v1_lab_proto_rawDesc), len(file_raftlab_lab_v1_lab_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

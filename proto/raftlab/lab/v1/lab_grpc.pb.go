@@ -21,7 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Lab_Usage_FullMethodName = "/raftlab.lab.v1.Lab/Usage"
+	Lab_Usage_FullMethodName     = "/raftlab.lab.v1.Lab/Usage"
+	Lab_SetFaults_FullMethodName = "/raftlab.lab.v1.Lab/SetFaults"
+	Lab_GetFaults_FullMethodName = "/raftlab.lab.v1.Lab/GetFaults"
 )
 
 // LabClient is the client API for Lab service.
@@ -32,6 +34,12 @@ const (
 type LabClient interface {
 	// Usage tells what the process has used so far.
 	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error)
+	// SetFaults changes what the ways from this node to its peers do to messages
+	// that are sent from then on. INVALID_ARGUMENT names field, value and limit;
+	// NOT_FOUND a node that is not a peer; then nothing was changed.
+	SetFaults(ctx context.Context, in *SetFaultsRequest, opts ...grpc.CallOption) (*LinksResponse, error)
+	// GetFaults tells what the ways to the peers do, and did.
+	GetFaults(ctx context.Context, in *GetFaultsRequest, opts ...grpc.CallOption) (*LinksResponse, error)
 }
 
 type labClient struct {
@@ -52,6 +60,26 @@ func (c *labClient) Usage(ctx context.Context, in *UsageRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *labClient) SetFaults(ctx context.Context, in *SetFaultsRequest, opts ...grpc.CallOption) (*LinksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LinksResponse)
+	err := c.cc.Invoke(ctx, Lab_SetFaults_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *labClient) GetFaults(ctx context.Context, in *GetFaultsRequest, opts ...grpc.CallOption) (*LinksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LinksResponse)
+	err := c.cc.Invoke(ctx, Lab_GetFaults_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LabServer is the server API for Lab service.
 // All implementations must embed UnimplementedLabServer
 // for forward compatibility.
@@ -60,6 +88,12 @@ func (c *labClient) Usage(ctx context.Context, in *UsageRequest, opts ...grpc.Ca
 type LabServer interface {
 	// Usage tells what the process has used so far.
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
+	// SetFaults changes what the ways from this node to its peers do to messages
+	// that are sent from then on. INVALID_ARGUMENT names field, value and limit;
+	// NOT_FOUND a node that is not a peer; then nothing was changed.
+	SetFaults(context.Context, *SetFaultsRequest) (*LinksResponse, error)
+	// GetFaults tells what the ways to the peers do, and did.
+	GetFaults(context.Context, *GetFaultsRequest) (*LinksResponse, error)
 	mustEmbedUnimplementedLabServer()
 }
 
@@ -72,6 +106,12 @@ type UnimplementedLabServer struct{}
 
 func (UnimplementedLabServer) Usage(context.Context, *UsageRequest) (*UsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Usage not implemented")
+}
+func (UnimplementedLabServer) SetFaults(context.Context, *SetFaultsRequest) (*LinksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetFaults not implemented")
+}
+func (UnimplementedLabServer) GetFaults(context.Context, *GetFaultsRequest) (*LinksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetFaults not implemented")
 }
 func (UnimplementedLabServer) mustEmbedUnimplementedLabServer() {}
 func (UnimplementedLabServer) testEmbeddedByValue()             {}
@@ -112,6 +152,42 @@ func _Lab_Usage_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Lab_SetFaults_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetFaultsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LabServer).SetFaults(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Lab_SetFaults_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LabServer).SetFaults(ctx, req.(*SetFaultsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Lab_GetFaults_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetFaultsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LabServer).GetFaults(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Lab_GetFaults_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LabServer).GetFaults(ctx, req.(*GetFaultsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Lab_ServiceDesc is the grpc.ServiceDesc for Lab service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +198,14 @@ var Lab_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Usage",
 			Handler:    _Lab_Usage_Handler,
+		},
+		{
+			MethodName: "SetFaults",
+			Handler:    _Lab_SetFaults_Handler,
+		},
+		{
+			MethodName: "GetFaults",
+			Handler:    _Lab_GetFaults_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
