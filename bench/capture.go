@@ -29,7 +29,6 @@ import (
 // Names of the processes in a trial beside node1, node2, ...
 const (
 	processGenerator = "generator"
-	processWire      = "wire"
 	// processShared is this process when it runs nodes too.
 	processShared = "process"
 )

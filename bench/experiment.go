@@ -32,9 +32,10 @@ type Experiment struct {
 	Metric string
 	// Margin is the relative difference below which two variants count as same.
 	Margin float64
-	// Ceiling adds a wire variant for each load of a gRPC target.
-	Ceiling bool
-	Measure Measure
+	// Ceilings are the targets, of CeilingTargets, that are added for each load of
+	// a gRPC target as bounds of what it can reach.
+	Ceilings []string
+	Measure  Measure
 }
 
 // Field is one setting and its value in canonical form.
@@ -71,6 +72,31 @@ type Measure struct {
 
 // Metrics are what an experiment can decide by.
 var Metrics = []string{"ops/s", "p50-latency-ns", "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns"}
+
+// CeilingTargets are what can be a ceiling.
+var CeilingTargets = []string{TargetWire, TargetRelay}
+
+// noCeilings is written where an experiment wants none.
+const noCeilings = "none"
+
+// SetCeilings replaces the ceilings; "none" by itself is no ceiling. Errors are
+// *UsageError.
+func (e *Experiment) SetCeilings(names []string) error {
+	if len(names) == 1 && names[0] == noCeilings {
+		e.Ceilings = nil
+		return nil
+	}
+	for i, name := range names {
+		if !slices.Contains(CeilingTargets, name) {
+			return usagef("ceiling %q is not one of %s, or %s alone", name, strings.Join(CeilingTargets, ", "), noCeilings)
+		}
+		if slices.Contains(names[:i], name) {
+			return usagef("ceiling lists %s twice", name)
+		}
+	}
+	e.Ceilings = slices.Clone(names)
+	return nil
+}
 
 // MaxExperimentBytes bounds an experiment file.
 const MaxExperimentBytes = 1 << 20

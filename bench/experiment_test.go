@@ -117,7 +117,7 @@ func TestParse(t *testing.T) {
 			{{"chunking", []string{"fragment"}}, {"chunk-size", []string{"256KiB", "auto"}}},
 		},
 		Baseline: []Field{{"chunking", "raft"}, {"append-size", "1MiB"}},
-		AnswerBy: []string{"link-delay"}, Metric: "p99-latency-ns", Margin: 0.05, Ceiling: true,
+		AnswerBy: []string{"link-delay"}, Metric: "p99-latency-ns", Margin: 0.05, Ceilings: []string{TargetWire},
 		Measure: Measure{Warmup: time.Second, Duration: 2 * time.Second, Blocks: 7, Profile: time.Second},
 	}
 	if diff := cmp.Diff(want, e); diff != "" {

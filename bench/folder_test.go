@@ -244,7 +244,7 @@ func TestReadRunRefusesOtherSchema(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, RunFile), []byte(`{"schema": 99}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadRun(dir); err == nil || !strings.Contains(err.Error(), "schema 99; this build reads 1") {
+	if _, err := ReadRun(dir); err == nil || !strings.Contains(err.Error(), "schema 99; this build reads 2") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+
+	"raftlab/kv/node"
 )
 
 // Matrix is what an experiment comes to: the variants to measure, and the cells
@@ -279,44 +281,64 @@ func (x *expansion) addBaselines(points []point) error {
 	return usagef("no variant has the baseline's settings")
 }
 
-// addCeilings adds one wire variant for each load of a gRPC target. The ceiling
-// of gets is that of puts, whose messages are the same ones mirrored.
+// addCeilings adds the ceilings of each load of a gRPC target.
 func (x *expansion) addCeilings() {
-	if !x.experiment.Ceiling {
-		return
-	}
-	for i := range x.variants {
-		v := &x.variants[i]
-		s := v.Settings
-		if s.Load.Target != TargetUnary && s.Load.Target != TargetPipeline || s.Load.Topology == TopologyExternal {
-			continue
-		}
-		s.Load.Wire = "unary"
-		if s.Load.Target == TargetPipeline {
-			s.Load.Wire = "stream"
-		}
-		s.Load.Target = TargetWire
-		if s.Load.Topology == TopologyInProcess {
-			s.Load.Topology, s.Load.Listener = TopologyInProcessGRPC, "tcp"
-		}
-		s.Load.Op, s.Load.Rate, s.Load.Conns = "put", 0, 0
-		p := point{settings: s, fields: []Field{{"target", TargetWire}, {"wire", s.Load.Wire}}}
-		for _, key := range x.axes {
-			if key != "target" && key != "op" && key != "conns" && s.reads(key) {
-				p.fields = append(p.fields, Field{key, s.Get(key)})
+	measured := len(x.variants)
+	for _, kind := range x.experiment.Ceilings {
+		for i := range measured {
+			s := x.variants[i].Settings
+			if !s.below(kind) {
+				continue
+			}
+			if j := x.addCeiling(s, kind); j >= 0 {
+				x.variants[i].Ceilings = append(x.variants[i].Ceilings, x.variants[j].Name)
 			}
 		}
-		axes := x.axes
-		for _, key := range []string{"wire", "target"} {
-			if !slices.Contains(x.axes, key) {
-				x.axes = append([]string{key}, x.axes...)
-			}
-		}
-		if j := x.add(p, RoleCeiling); j >= 0 {
-			x.variants[i].Ceiling = x.variants[j].Name
-		}
-		x.axes = axes
 	}
+}
+
+// below tells whether a target that is a ceiling of that kind bounds a variant.
+// The relay is of puts, and its followers are on a fast network.
+func (s *Settings) below(kind string) bool {
+	l := &s.Load
+	if l.Target != TargetUnary && l.Target != TargetPipeline || l.Topology == TopologyExternal {
+		return false
+	}
+	if kind == TargetWire {
+		return true
+	}
+	defaults := DefaultSettings()
+	return l.Op == "put" && !slices.ContainsFunc(s.knobs(), func(k node.Knob) bool {
+		return strings.HasPrefix(k.Name, "link-") && s.reads(k.Name) && k.String() != defaults.Get(k.Name)
+	})
+}
+
+// addCeiling adds a ceiling of these settings and returns its index. That of gets
+// is that of puts, whose messages are the same ones mirrored.
+func (x *expansion) addCeiling(s Settings, kind string) int {
+	s.Load.Wire = "unary"
+	if s.Load.Target == TargetPipeline {
+		s.Load.Wire = "stream"
+	}
+	s.Load.Target = kind
+	if s.Load.Topology == TopologyInProcess {
+		s.Load.Topology, s.Load.Listener = TopologyInProcessGRPC, "tcp"
+	}
+	s.Load.Op, s.Load.Rate, s.Load.Conns = "put", 0, 0
+	p := point{settings: s, fields: []Field{{"target", kind}, {"wire", s.Load.Wire}}}
+	for _, key := range x.axes {
+		if key != "target" && key != "op" && key != "conns" && s.reads(key) {
+			p.fields = append(p.fields, Field{key, s.Get(key)})
+		}
+	}
+	axes := x.axes
+	defer func() { x.axes = axes }()
+	for _, key := range []string{"wire", "target"} {
+		if !slices.Contains(x.axes, key) {
+			x.axes = slices.Concat([]string{key}, x.axes)
+		}
+	}
+	return x.add(p, RoleCeiling)
 }
 
 // addAA measures a baseline twice, one for each answer.
@@ -357,7 +379,11 @@ func (x *expansion) number() {
 	}
 	for i := range x.variants {
 		v := &x.variants[i]
-		v.Ceiling, v.Against = ids[v.Ceiling], ids[v.Against]
+		v.Against = ids[v.Against]
+		v.Ceilings = slices.Clone(v.Ceilings) // the A/A arm has its baseline's
+		for j, name := range v.Ceilings {
+			v.Ceilings[j] = ids[name]
+		}
 	}
 }
 

@@ -31,8 +31,8 @@ func matrixText(m *Matrix) string {
 		if v.Against != "" {
 			b.WriteString(" against " + v.Against)
 		}
-		if v.Ceiling != "" {
-			b.WriteString(" below " + v.Ceiling)
+		if len(v.Ceilings) > 0 {
+			b.WriteString(" below " + strings.Join(v.Ceilings, ", "))
 		}
 		b.WriteByte('\n')
 	}
@@ -79,13 +79,17 @@ func TestExpandGolden(t *testing.T) {
 		},
 		"inert": func(t *testing.T) *Experiment {
 			// What a variant does not read makes no variant of its own.
-			return parse(t, "name: x\nceiling: false\nvary: {chunking: [none, raft, bounded, reactive], chunk-size: [64KiB, 1MiB], chunk-count: [1, 2]}\n")
+			return parse(t, "name: x\nceiling: none\nvary: {chunking: [none, raft, bounded, reactive], chunk-size: [64KiB, 1MiB], chunk-count: [1, 2]}\n")
 		},
 		"impossible": func(t *testing.T) *Experiment {
 			return parse(t, "name: x\nvary: {topology: [in-process, in-process-grpc], value-size: [1MiB, 8MiB], chunking: [bounded, fragment], chunk-size: [1MiB, 8MiB]}\n")
 		},
 		"targets": func(t *testing.T) *Experiment {
 			return parse(t, "name: x\nvary: {topology: [in-process, processes], target: [unary, pipeline, direct, wire], ops-per-message: [1, 64], rate: [auto, 1000]}\n")
+		},
+		"relay": func(t *testing.T) *Experiment {
+			// Only puts on a fast network are below a relay.
+			return parse(t, "name: x\nceiling: [wire, relay]\nfixed: {read-ratio: 0.9}\nvary: {target: [unary, relay], op: [put, mixed], link-delay: [0s, 1ms], nodes: [3, 5]}\n")
 		},
 		"one": func(t *testing.T) *Experiment { return parse(t, "name: x\n") },
 	}
@@ -155,7 +159,8 @@ var drawnAxes = map[string][]string{
 }
 
 func drawExperiment(rt *rapid.T) *Experiment {
-	e := &Experiment{Name: "drawn", Metric: "ops/s", Ceiling: rapid.Bool().Draw(rt, "ceiling"), Measure: defaultMeasure()}
+	e := &Experiment{Name: "drawn", Metric: "ops/s", Measure: defaultMeasure()}
+	e.Ceilings = rapid.SampledFrom([][]string{nil, {TargetWire}, {TargetRelay}, {TargetWire, TargetRelay}}).Draw(rt, "ceilings")
 	keys := slices.Sorted(maps.Keys(drawnAxes))
 	values := func(key string) []string {
 		return rapid.SliceOfNDistinct(rapid.SampledFrom(drawnAxes[key]), 1, 3, rapid.ID[string]).Draw(rt, key)
@@ -232,7 +237,7 @@ func TestExpandProperties(t *testing.T) {
 			identities[id] = v.Name
 			if v.Role == RoleMeasured {
 				measured++
-			} else if v.Role == RoleCeiling && (v.Settings.Load.Target != TargetWire || v.Settings.Load.Rate != 0) {
+			} else if v.Role == RoleCeiling && (!isEcho(v.Settings.Load.Target) || v.Settings.Load.Rate != 0) {
 				rt.Fatalf("ceiling %s is no echo in a closed loop", v.Name)
 			}
 			if v.Role == RoleMeasured && setKey != "" && v.Settings.Get(setKey) != setValue {

@@ -138,7 +138,11 @@ func (e *Experiment) YAML() string {
 	}
 	put("metric", scalarNode(e.Metric))
 	put("margin", scalarNode(strconv.FormatFloat(e.Margin, 'g', -1, 64)))
-	put("ceiling", scalarNode(strconv.FormatBool(e.Ceiling)))
+	if len(e.Ceilings) > 0 {
+		put("ceiling", listNode(e.Ceilings))
+	} else {
+		put("ceiling", scalarNode(noCeilings))
+	}
 	measure := []Field{
 		{"warmup", e.Measure.Warmup.String()},
 		{"duration", e.Measure.Duration.String()},

@@ -242,7 +242,7 @@ var (
 )
 
 func (p *parser) experiment(n *yaml.Node) *Experiment {
-	e := &Experiment{Metric: "ops/s", Margin: 0.05, Ceiling: true, Measure: defaultMeasure()}
+	e := &Experiment{Metric: "ops/s", Margin: 0.05, Ceilings: []string{TargetWire}, Measure: defaultMeasure()}
 	var baseline, answerBy *yaml.Node
 	for _, kv := range p.mapping(n, "an experiment") {
 		v := kv.value
@@ -280,11 +280,17 @@ func (p *parser) experiment(n *yaml.Node) *Experiment {
 			}
 			e.Margin = m
 		case "ceiling":
-			b, err := strconv.ParseBool(p.scalar(v, "ceiling"))
-			if err != nil {
-				p.fail(v, "ceiling %q is not true or false", v.Value)
+			nodes := []*yaml.Node{v}
+			if v.Kind == yaml.SequenceNode {
+				nodes = p.sequence(v, "ceiling")
 			}
-			e.Ceiling = b
+			var names []string
+			for _, item := range nodes {
+				names = append(names, p.scalar(item, "ceiling"))
+			}
+			if err := e.SetCeilings(names); err != nil {
+				p.fail(v, "%w", err)
+			}
 		case "measure":
 			e.Measure = p.measure(v)
 		default:

@@ -3,7 +3,7 @@ package bench
 import "time"
 
 // Schema is the version of run.json that this build writes and reads.
-const Schema = 1
+const Schema = 2
 
 // Run is run.json: what an experiment was, where it ran, and every trial's
 // figures. docs/runs.md documents it. Durations are in seconds and latencies in
@@ -85,8 +85,8 @@ type Variant struct {
 	// Params are the axes' values; Config the full effective settings by knob.
 	Params map[string]string `json:"params"`
 	Config map[string]string `json:"config"`
-	// Ceiling is the ID of the wire variant with the same load, if any.
-	Ceiling string `json:"ceiling,omitempty"`
+	// Ceilings are the IDs of the wire and relay variants with the same load.
+	Ceilings []string `json:"ceilings,omitempty"`
 	// Against is the ID of the baseline that this one's verdict compares with:
 	// the one that agrees on every axis which both read and the baseline leaves
 	// open. Empty for baselines, ceilings and where there is none.
@@ -142,7 +142,8 @@ type Trial struct {
 	VerifiedKeys int      `json:"verified_keys"`
 	Violations   []string `json:"violations,omitempty"`
 
-	// Processes are the nodes ("node1"...), "generator" and "wire"; or "process",
+	// Processes are the nodes ("node1"...), "generator", and "wire" or "relay" with
+	// its followers ("follower2"...); or "process",
 	// which is all of them when the nodes run in the generator's process.
 	Processes map[string]Process `json:"processes,omitempty"`
 	// Counters are totals over all nodes in the window: frames, fragments, ...
@@ -211,14 +212,30 @@ type VariantSummary struct {
 	// Samples is the number of operations behind the percentiles, all blocks.
 	Samples uint64 `json:"samples"`
 	Errors  uint64 `json:"errors"`
-	// CeilingFraction is throughput over that of the ceiling, by block; zero
-	// Center when there is none.
-	CeilingFraction Estimate `json:"ceiling_fraction"`
-	CeilingOpsPerS  float64  `json:"ceiling_ops_per_s"`
+	// Ceilings has one element for each of the variant's that was measured.
+	Ceilings []CeilingShare `json:"ceilings,omitempty"`
 	// Ratio to the baseline and its verdict: better, worse, same, inconclusive;
 	// empty for the baseline itself and where there is none to compare with.
 	Ratio   Estimate `json:"ratio"`
 	Verdict string   `json:"verdict"`
+}
+
+// CeilingShare is how near a variant comes to one of its ceilings.
+type CeilingShare struct {
+	Variant string `json:"variant"` // the ceiling's ID
+	Target  string `json:"target"`  // wire or relay
+	// Fraction is throughput over that of the ceiling, by block; its Center is 0
+	// when the variant has no figure.
+	Fraction Estimate `json:"fraction"`
+	OpsPerS  float64  `json:"ops_per_s"` // of the ceiling
+}
+
+// Describe names the ceiling in words.
+func (c *CeilingShare) Describe() string {
+	if c.Target == TargetRelay {
+		return "a gRPC relay"
+	}
+	return "bare gRPC"
 }
 
 // Estimate is a figure with an interval; Lo and Hi are 0 when there are too

@@ -21,7 +21,7 @@ type Options struct {
 	Build      Build
 	// ServerBin is the raftkv for topology processes, and ServerInfo its build.
 	ServerBin, ServerInfo string
-	// SelfBin is the raftbench that serves wire ceilings in a process of its own.
+	// SelfBin is the raftbench that serves ceilings in processes of their own.
 	SelfBin string
 	// Endpoints of topology external.
 	Endpoints []string
@@ -82,7 +82,8 @@ var overheads = map[string]time.Duration{
 }
 
 const (
-	wireOverhead    = 40 * time.Millisecond
+	// echoOverhead is that of each server of a ceiling.
+	echoOverhead    = 40 * time.Millisecond
 	profileOverhead = 250 * time.Millisecond
 )
 
@@ -105,8 +106,11 @@ func estimate(v *Planned, j job, measure Measure) time.Duration {
 	if j.kind == TrialProfile {
 		d = measure.Warmup + measure.Profile + profileOverhead
 	}
-	if v.Settings.Load.Target == TargetWire {
-		return d + wireOverhead
+	switch v.Settings.Load.Target {
+	case TargetWire:
+		return d + echoOverhead
+	case TargetRelay:
+		return d + time.Duration(v.Settings.Load.Nodes)*echoOverhead
 	}
 	return d + overheads[v.Settings.Load.Topology]
 }

@@ -24,6 +24,7 @@ const (
 	TargetPipeline = "pipeline"
 	TargetDirect   = "direct"
 	TargetWire     = "wire"
+	TargetRelay    = "relay"
 )
 
 // Load says what drives a cluster and what kind of cluster it is. Together with
@@ -33,9 +34,9 @@ type Load struct {
 	Topology string `knob:"topology" values:"in-process,in-process-grpc,processes,external" usage:"where the nodes run: this process without gRPC between nodes, with it, child processes, or a cluster that runs already"`
 	Listener string `knob:"listener" values:"tcp,bufconn" usage:"what in-process-grpc listens on"`
 	Nodes    int    `knob:"nodes" usage:"nodes of the cluster"`
-	Target   string `knob:"target" values:"unary,pipeline,direct,wire" usage:"what is driven: one RPC an operation, the Stream RPC, the replica without client RPC, or a bare gRPC echo"`
+	Target   string `knob:"target" values:"unary,pipeline,direct,wire,relay" usage:"what is driven: one RPC an operation, the Stream RPC, the replica without client RPC, a bare gRPC echo, or one that first relays puts to a majority"`
 
-	Wire string `knob:"wire" values:"unary,stream" usage:"which API target wire echoes"`
+	Wire string `knob:"wire" values:"unary,stream" usage:"which API target wire or relay serves"`
 
 	Clients      int       `knob:"clients" usage:"clients, each with one message under way"`
 	Conns        int       `knob:"conns" usage:"client connections that the clients share (default: 1)"`
@@ -198,13 +199,13 @@ func (s *Settings) reads(key string) bool {
 	case "listener":
 		return l.Topology == TopologyInProcessGRPC
 	case "nodes":
-		return l.Topology != TopologyExternal && l.Target != TargetWire
+		return l.Topology != TopologyExternal && l.Target != TargetWire // the followers of a relay too
 	case "conns":
 		return l.Target != TargetDirect
 	case "wire":
-		return l.Target == TargetWire
+		return isEcho(l.Target)
 	case "ops-per-message":
-		return l.Target == TargetPipeline || l.Target == TargetDirect || l.Target == TargetWire && l.Wire == "stream"
+		return l.Target == TargetPipeline || l.Target == TargetDirect || isEcho(l.Target) && l.Wire == "stream"
 	case "read-ratio":
 		return l.Op == "mixed"
 	case "read":
@@ -214,7 +215,7 @@ func (s *Settings) reads(key string) bool {
 	if l.Topology == TopologyExternal {
 		return false
 	}
-	if l.Target == TargetWire {
+	if isEcho(l.Target) {
 		switch key {
 		case "max-request", "grpc-window", "stream-workers", "gogc":
 			return true
@@ -251,14 +252,16 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 	switch {
 	case l.Target == TargetDirect && !inProcess:
 		return fmt.Sprintf("target direct drives nodes in this process, not topology %s", l.Topology)
-	case l.Target == TargetWire && l.Topology == TopologyExternal:
-		return "target wire needs a server of its own, which topology external does not start"
-	case l.Target == TargetWire && l.Topology == TopologyInProcess:
-		return "target wire is gRPC, which topology in-process is without"
+	case isEcho(l.Target) && l.Topology == TopologyExternal:
+		return fmt.Sprintf("target %s needs a server of its own, which topology external does not start", l.Target)
+	case isEcho(l.Target) && l.Topology == TopologyInProcess:
+		return fmt.Sprintf("target %s is gRPC, which topology in-process is without", l.Target)
+	case l.Target == TargetRelay && l.Op != "put":
+		return fmt.Sprintf("target relay relays puts: op %s does not pass through it", l.Op)
 	case l.Topology == TopologyInProcess && axes("chunking"):
 		return "topology in-process hands messages over whole: there is nothing to chunk"
 	}
-	if l.Target != TargetWire && l.Topology != TopologyExternal {
+	if !isEcho(l.Target) && l.Topology != TopologyExternal {
 		c := n.Effective()
 		c.ID = 1
 		if err := c.Validate(); err != nil {

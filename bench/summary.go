@@ -112,14 +112,10 @@ func (s *summarizer) variant(v *Variant) VariantSummary {
 		P50Ns: b.estimate("p50-latency-ns"), P90Ns: b.estimate("p90-latency-ns"), P99Ns: b.estimate("p99-latency-ns"),
 		P999Ns: b.estimate("p99.9-latency-ns"), MaxNs: b.estimate("max-latency-ns"),
 	}
-	if ceiling := s.blocks[v.Ceiling]; ceiling != nil {
-		mine, its := b.figures["ops/s"], ceiling.figures["ops/s"]
-		var fractions []float64
-		for i := range min(len(mine), len(its)) {
-			fractions = append(fractions, mine[i]/its[i]) // NaN when either is
+	for _, id := range v.Ceilings {
+		if share, ok := s.share(b, id); ok {
+			sum.Ceilings = append(sum.Ceilings, share)
 		}
-		sum.CeilingFraction = Estimate(stats.MedianInterval(fractions, confidence))
-		sum.CeilingOpsPerS = ceiling.estimate("ops/s").Center
 	}
 	if baseline := s.blocks[v.Against]; baseline != nil && b.trials > 0 && baseline.trials > 0 {
 		ratio := s.ratio(v.ID, v.Against)
@@ -127,6 +123,25 @@ func (s *summarizer) variant(v *Variant) VariantSummary {
 		sum.Verdict = string(stats.Decide(ratio, s.margin(v), s.direction()))
 	}
 	return sum
+}
+
+// share is how near a variant comes to the ceiling of that ID, if that has a
+// figure.
+func (s *summarizer) share(b *blocks, id string) (CeilingShare, bool) {
+	i := slices.IndexFunc(s.run.Variants, func(v Variant) bool { return v.ID == id })
+	if i < 0 || s.blocks[id].trials == 0 {
+		return CeilingShare{}, false
+	}
+	ceiling := s.blocks[id]
+	mine, its := b.figures["ops/s"], ceiling.figures["ops/s"]
+	var fractions []float64
+	for block := range min(len(mine), len(its)) {
+		fractions = append(fractions, mine[block]/its[block]) // NaN when either is
+	}
+	return CeilingShare{
+		Variant: id, Target: s.run.Variants[i].Params["target"],
+		Fraction: Estimate(stats.MedianInterval(fractions, confidence)), OpsPerS: ceiling.estimate("ops/s").Center,
+	}, true
 }
 
 func (s *summarizer) ratio(variant, baseline string) stats.Estimate {
@@ -260,8 +275,10 @@ func (s *summarizer) describe(v *VariantSummary, full bool) string {
 		name = "the only variant"
 	}
 	figure := s.figure(s.blocks[v.Variant.ID].estimate(s.metric()).Center)
-	if full && v.CeilingFraction.Center > 0 {
-		return fmt.Sprintf("%s (%s, %.0f %% of bare gRPC)", name, figure, 100*v.CeilingFraction.Center)
+	for _, c := range v.Ceilings {
+		if full && c.Fraction.Center > 0 {
+			figure += fmt.Sprintf(", %.0f %% of %s", 100*c.Fraction.Center, c.Describe())
+		}
 	}
 	return fmt.Sprintf("%s (%s)", name, figure)
 }

@@ -38,7 +38,10 @@ func synthetic(answerBy []string, variants []Variant, ops map[string][]float64) 
 }
 
 func variant(id, name, role, against, ceiling string) Variant {
-	v := Variant{ID: id, Name: name, Role: role, Against: against, Ceiling: ceiling, Params: map[string]string{}}
+	v := Variant{ID: id, Name: name, Role: role, Against: against, Params: map[string]string{}}
+	if ceiling != "" {
+		v.Ceilings = strings.Split(ceiling, ",")
+	}
 	for part := range strings.SplitSeq(name, "/") {
 		if key, value, ok := strings.Cut(part, "="); ok {
 			v.Params[key] = value
@@ -50,11 +53,12 @@ func variant(id, name, role, against, ceiling string) Variant {
 func TestSummarize(t *testing.T) {
 	variants := []Variant{
 		variant("v01", "chunking=raft", RoleMeasured, "", "v05"),
-		variant("v02", "chunking=fragment", RoleMeasured, "v01", "v05"),
+		variant("v02", "chunking=fragment", RoleMeasured, "v01", "v05,v07"),
 		variant("v03", "chunking=bounded", RoleMeasured, "v01", "v05"),
 		variant("v04", "chunking=none", RoleMeasured, "v01", "v05"),
 		variant("v05", "target=wire", RoleCeiling, "", ""),
 		variant("v06", "chunking=raft/arm=aa", RoleAA, "v01", "v05"),
+		variant("v07", "target=relay", RoleCeiling, "", ""),
 	}
 	variants[0].Baseline = true
 	run := synthetic(nil, variants, map[string][]float64{
@@ -63,6 +67,7 @@ func TestSummarize(t *testing.T) {
 		"v03": {201, 202, 199, 201, 200},
 		"v05": {400, 404, 396, 400, 400},
 		"v06": {101, 100, 100, 99, 100},
+		"v07": {250, 250, 250, 250, 250},
 	})
 	run.Trials = append(run.Trials,
 		Trial{Variant: "v04", Block: 1, Kind: TrialMeasured, Viable: false, Problem: "message too large"},
@@ -77,7 +82,9 @@ func TestSummarize(t *testing.T) {
 	if v := by["v01"]; v.OpsPerS.Center != 100 || v.Trials != 5 || v.OpsPerS.Lo != 99 || v.OpsPerS.Hi != 101 || v.Verdict != "" {
 		t.Errorf("baseline: %+v", v)
 	}
-	if v := by["v02"]; v.Verdict != "better" || math.Abs(v.Ratio.Center-2) > 0.02 || math.Abs(v.CeilingFraction.Center-0.5) > 0.005 || v.CeilingOpsPerS != 400 {
+	if v := by["v02"]; v.Verdict != "better" || math.Abs(v.Ratio.Center-2) > 0.02 ||
+		len(v.Ceilings) != 2 || v.Ceilings[0].Target != TargetWire || v.Ceilings[1].Variant != "v07" ||
+		math.Abs(v.Ceilings[0].Fraction.Center-0.5) > 0.005 || v.Ceilings[0].OpsPerS != 400 || v.Ceilings[1].Fraction.Center != 0.8 {
 		t.Errorf("twice as fast: %+v", v)
 	}
 	if v := by["v06"]; v.Verdict != "same" {

@@ -33,8 +33,8 @@ type rig struct {
 	variant *Planned
 	job     job
 
-	cluster *cluster.Cluster // nil for wire
-	wire    *wireServer      // nil for others
+	cluster *cluster.Cluster // nil for wire and relay
+	echo    *echo            // nil for others
 	target  target.Target
 	closers []func() error
 	// debug ports by process name, and the name of this process.
@@ -58,8 +58,8 @@ func (r *runner) openRig(ctx context.Context, v *Planned, j job) (_ *rig, err er
 	if l.Topology == TopologyProcesses || l.Topology == TopologyExternal {
 		b.self = processGenerator
 	}
-	if l.Target == TargetWire {
-		err = b.openWire(ctx)
+	if isEcho(l.Target) {
+		err = b.openEcho(ctx)
 	} else {
 		err = b.openCluster(ctx)
 	}
@@ -165,8 +165,8 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.wire != nil && b.wire.pid != 0 {
-		probe.pids = map[string]int{processWire: b.wire.pid}
+	if b.echo != nil {
+		probe.pids = b.echo.pids
 	}
 	defer func() { err = errors.Join(err, probe.close()) }()
 	cfg := b.loadConfig()

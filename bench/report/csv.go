@@ -28,13 +28,23 @@ func (d *Data) CSV(w io.Writer) error {
 		{"p99_ns", func(v *bench.VariantSummary) bench.Estimate { return v.P99Ns }},
 		{"p999_ns", func(v *bench.VariantSummary) bench.Estimate { return v.P999Ns }},
 		{"max_ns", func(v *bench.VariantSummary) bench.Estimate { return v.MaxNs }},
-		{"ceiling_fraction", func(v *bench.VariantSummary) bench.Estimate { return v.CeilingFraction }},
 		{"ratio", func(v *bench.VariantSummary) bench.Estimate { return v.Ratio }},
+	}
+	for _, target := range bench.CeilingTargets {
+		estimates = append(estimates, figure{target + "_fraction", func(v *bench.VariantSummary) bench.Estimate {
+			if share := ceiling(v, target); share != nil {
+				return share.Fraction
+			}
+			return bench.Estimate{}
+		}})
 	}
 	for _, e := range estimates {
 		head = append(head, e.name, e.name+"_lo", e.name+"_hi")
 	}
-	head = append(head, "ceiling_ops_per_s", "verdict")
+	for _, target := range bench.CeilingTargets {
+		head = append(head, target+"_ops_per_s")
+	}
+	head = append(head, "verdict")
 	best := d.best()
 	lines := [][]string{head}
 	for i := range d.Summary.Variants {
@@ -49,8 +59,14 @@ func (d *Data) CSV(w io.Writer) error {
 			x := e.of(v)
 			line = append(line, csvNumber(x.Center, x.N > 0), csvNumber(x.Lo, x.Hi > x.Lo), csvNumber(x.Hi, x.Hi > x.Lo))
 		}
-		line = append(line, csvNumber(v.CeilingOpsPerS, v.CeilingOpsPerS > 0), v.Verdict)
-		lines = append(lines, line)
+		for _, target := range bench.CeilingTargets {
+			share := ceiling(v, target)
+			if share == nil {
+				share = new(bench.CeilingShare)
+			}
+			line = append(line, csvNumber(share.OpsPerS, share.OpsPerS > 0))
+		}
+		lines = append(lines, append(line, v.Verdict))
 	}
 	return out.WriteAll(lines)
 }

@@ -109,14 +109,17 @@ func (d *Data) incomplete() string {
 
 func (d *Data) warnings() []string {
 	out := slices.Concat(d.Run.Warnings, d.Problems)
-	var above []string
-	for _, v := range d.Summary.Variants {
-		if v.CeilingFraction.Center > 1 {
-			above = append(above, v.Variant.ID)
+	for _, target := range ceilingTargets(d) {
+		var above []string
+		for i := range d.Summary.Variants {
+			v := &d.Summary.Variants[i]
+			if share := ceiling(v, target); share != nil && share.Fraction.Center > 1 {
+				above = append(above, v.Variant.ID)
+			}
 		}
-	}
-	if len(above) > 0 {
-		out = append(out, some(above, 6)+" reached more than the ceiling: that ceiling was measured too low, and fractions of it mean little")
+		if len(above) > 0 {
+			out = append(out, some(above, 6)+" reached more than the ceiling "+target+": it was measured too low, and fractions of it mean little")
+		}
 	}
 	// The same warning of many trials is said once.
 	var order []string

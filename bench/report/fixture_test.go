@@ -120,6 +120,8 @@ func (m *maker) trial(v bench.Variant, block int) bench.Trial {
 	}
 	names := []string{"generator"}
 	switch {
+	case v.Params["target"] == bench.TargetRelay:
+		names = append(names, "relay", "follower2", "follower3")
 	case v.Role == bench.RoleCeiling:
 		names = append(names, "wire")
 	case v.Params["topology"] == "processes" || v.Params["topology"] == "":
@@ -183,9 +185,13 @@ func (m *maker) data(answers func(s *bench.Summary)) *Data {
 	}
 	for i := range d.Summary.Variants {
 		s := &d.Summary.Variants[i]
-		if c := find(s.Variant.Ceiling); c != nil && s.Viable {
-			s.CeilingOpsPerS = c.OpsPerS.Center
-			s.CeilingFraction = bench.Estimate{Center: s.OpsPerS.Center / c.OpsPerS.Center, N: s.Trials}
+		for _, id := range s.Variant.Ceilings {
+			if c := find(id); s.Viable {
+				s.Ceilings = append(s.Ceilings, bench.CeilingShare{
+					Variant: id, Target: c.Variant.Params["target"], OpsPerS: c.OpsPerS.Center,
+					Fraction: bench.Estimate{Center: s.OpsPerS.Center / c.OpsPerS.Center, N: s.Trials},
+				})
+			}
 		}
 		if b := find(s.Variant.Against); b != nil && s.Viable {
 			x := s.OpsPerS.Center / b.OpsPerS.Center
@@ -220,7 +226,7 @@ func quickLike(seed uint64) (*Data, *maker) {
 		Axes: []string{"topology", "target", "op", "clients", "ops-per-message"}, AnswerBy: []string{"topology", "op"}, Metric: "ops/s",
 		Blocks: 4, WarmupS: 0.15, MeasureS: 0.4, Source: "name: quick\nfixed: {nodes: 3, value-size: 256, keys: 1000}\n",
 	})
-	wire := map[string]string{}
+	wire, relay := map[string]string{}, map[string]string{}
 	clients := []struct {
 		n            string
 		direct, grpc float64
@@ -251,6 +257,9 @@ func quickLike(seed uint64) (*Data, *maker) {
 		for _, c := range clients {
 			n, _ := number(c.n)
 			wire[topology+c.n] = m.variant(bench.RoleCeiling, c.grpc*1.6*slow, n/(c.grpc*1.6)*1e9, "256", "target", "wire", "wire", "unary", "topology", topology, "clients", c.n)
+			if topology == "processes" {
+				relay[topology+c.n] = m.variant(bench.RoleCeiling, c.grpc*1.25*slow, n/(c.grpc*1.25)*1e9, "256", "target", "relay", "wire", "unary", "topology", topology, "clients", c.n)
+			}
 		}
 	}
 	aa := m.variant(bench.RoleAA, 420000, 16/420000.0*1e9, "256", "topology", "in-process", "target", "direct", "op", "put", "clients", "16")
@@ -261,7 +270,10 @@ func quickLike(seed uint64) (*Data, *maker) {
 			if v.Params["target"] == "pipeline" {
 				k = v.Params["topology"] + "64"
 			}
-			v.Ceiling = wire[k]
+			v.Ceilings = []string{wire[k]}
+			if id := relay[k]; id != "" && v.Params["op"] == "put" {
+				v.Ceilings = append(v.Ceilings, id)
+			}
 			if v.Params["target"] == "unary" {
 				v.Against = fmt.Sprintf("v%02d", map[string]int{"put1": 1, "put16": 2, "put256": 3, "get1": 4, "get16": 5, "get256": 6}[v.Params["op"]+v.Params["clients"]])
 			}

@@ -228,7 +228,7 @@ func TestHTMLStructure(t *testing.T) {
 	if answer < 0 || answer > chart {
 		t.Error("the answer does not come before the charts")
 	}
-	for _, want := range []string{"coordinated omission", "60 % of 3.1k ops/s", "go tool pprof -http=:0 pprof/v01/", "--seed 1", "lower bounds"} {
+	for _, want := range []string{"coordinated omission", "64 % of 2.97k ops/s", "82 % of 2.01k ops/s", `class="ceil relay"`, "go tool pprof -http=:0 pprof/v01/", "--seed 1", "lower bounds"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not say %q", want)
 		}

@@ -79,11 +79,11 @@ func layoutCost(variants []bench.Variant, panels, series, x []string) float64 {
 			seriesIn[p] = map[string]bool{}
 		}
 		seriesIn[p][key(v, series)] = true
-		if c := (cell{p, key(v, x)}); v.Ceiling != "" {
+		if c := (cell{p, key(v, x)}); len(v.Ceilings) > 0 {
 			if ceilings[c] == nil {
 				ceilings[c] = map[string]bool{}
 			}
-			ceilings[c][v.Ceiling] = true
+			ceilings[c][v.Ceilings[0]] = true // others differ where the first does
 		}
 	}
 	most, extra := 0, map[string]int{}

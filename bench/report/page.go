@@ -21,7 +21,8 @@ type page struct {
 	Warnings       []string
 
 	Legend         []seriesKey
-	HasCeiling     bool
+	HasWire        bool
+	HasRelay       bool
 	Throughput     []panel
 	ThroughputNote string
 	Latency        []panel
@@ -56,7 +57,10 @@ func newPage(d *Data) *page {
 	p.Throughput, p.ThroughputNote = c.throughput()
 	p.Latency, p.LatencyNote = c.latencies()
 	for _, v := range d.Summary.Variants {
-		p.HasCeiling = p.HasCeiling || v.CeilingOpsPerS > 0
+		for _, share := range v.Ceilings {
+			p.HasWire = p.HasWire || share.Target == bench.TargetWire
+			p.HasRelay = p.HasRelay || share.Target == bench.TargetRelay
+		}
 		if !v.Viable {
 			p.Cannot = append(p.Cannot, v.Variant.ID+" "+variantName(d, v.Variant)+": "+v.Problem)
 		}
@@ -272,6 +276,7 @@ func words() []fact {
 		{"response time", "from when an operation was meant to start until its answer, so that waiting in the generator counts"},
 		{"closed loop, coordinated omission", "in a closed loop a client sends only after its last answer. While the server stalls nothing is sent, so one stall is recorded once a client instead of for every operation that would have come: the tail is a lower bound. With a rate, operations are due by the clock and a stall counts in full"},
 		{"p99", "the time that 99 of 100 operations did not exceed. A percentile p of n samples is greyed when n < 10/(1-p)"},
-		{"ceiling", "a bare gRPC echo with the same messages, connections and process settings: what that API can do on this machine at most"},
+		{"wire", "a ceiling: a bare gRPC echo with the same messages and process settings and the best number of connections: what that API can do on this machine at most"},
+		{"relay", "a ceiling: wire, which first sends each put to followers over a gRPC stream each and waits for a majority: what replication over gRPC can do on this machine at most"},
 	}
 }

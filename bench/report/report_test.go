@@ -207,8 +207,8 @@ func TestCeilingBelowIsWarnedOf(t *testing.T) {
 	if s := strings.Join(d.warnings(), "\n"); strings.Contains(s, "ceiling") {
 		t.Errorf("warned without reason: %s", s)
 	}
-	d.Summary.Variants[8].CeilingFraction.Center = 1.2
-	if s := strings.Join(d.warnings(), "\n"); !strings.Contains(s, "v09 reached more than the ceiling") {
+	d.Summary.Variants[8].Ceilings[0].Fraction.Center = 1.2
+	if s := strings.Join(d.warnings(), "\n"); !strings.Contains(s, "v09 reached more than the ceiling wire") {
 		t.Errorf("not warned: %s", s)
 	}
 }

@@ -136,8 +136,10 @@ func processRank(name string) int {
 		return 0
 	case name == "generator":
 		return 2
-	case name == "wire":
+	case slices.Contains(bench.CeilingTargets, name):
 		return 3
+	case strings.HasPrefix(name, "follower"):
+		return 4
 	}
 	return 1
 }

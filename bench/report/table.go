@@ -129,10 +129,9 @@ func sortedKeys[V any](m map[string]V) []string {
 func newTable(d *Data) *table {
 	axes := tableAxes(d)
 	big := d.largeValues()
-	ceilings, verdicts := false, false
+	ceilings, verdicts := ceilingTargets(d), false
 	best := d.best()
 	for _, v := range d.Summary.Variants {
-		ceilings = ceilings || v.CeilingOpsPerS > 0
 		verdicts = verdicts || v.Verdict != ""
 	}
 	t := &table{}
@@ -151,8 +150,8 @@ func newTable(d *Data) *table {
 	}
 	add("max", "slowest operation; median over blocks")
 	add("errors", "operations that failed, all blocks")
-	if ceilings {
-		add("of ceiling", "throughput over that of bare gRPC with the same load")
+	for _, target := range ceilings {
+		add("of "+target, "throughput over that of target "+target+" with the same load")
 	}
 	if verdicts {
 		add("vs baseline", "throughput over the baseline's, paired by block")
@@ -186,6 +185,18 @@ func newTable(d *Data) *table {
 	return t
 }
 
+// ceilingTargets are the kinds of ceilings that any variant has.
+func ceilingTargets(d *Data) []string {
+	var kinds []string
+	for _, target := range bench.CeilingTargets {
+		has := func(v bench.VariantSummary) bool { return ceiling(&v, target) != nil }
+		if slices.ContainsFunc(d.Summary.Variants, has) {
+			kinds = append(kinds, target)
+		}
+	}
+	return kinds
+}
+
 func roleRank(role string) int {
 	switch role {
 	case bench.RoleAA:
@@ -197,7 +208,7 @@ func roleRank(role string) int {
 }
 
 // figures are the cells after the axes.
-func figures(d *Data, v *bench.VariantSummary, big, ceilings, verdicts bool) []cell {
+func figures(d *Data, v *bench.VariantSummary, big bool, ceilings []string, verdicts bool) []cell {
 	var out []cell
 	none := cell{Text: absent, Sort: -1}
 	// Intervals stand beside few figures, or the table could not be taken in; the
@@ -230,11 +241,11 @@ func figures(d *Data, v *bench.VariantSummary, big, ceilings, verdicts bool) []c
 	estimate(v.P999Ns, latency, !enough(n, 0.999), false)
 	estimate(v.MaxNs, latency, false, false)
 	out = append(out, cell{Text: count(float64(v.Errors)), Sort: float64(v.Errors), Class: map[bool]string{true: "bad"}[v.Errors > 0]})
-	if ceilings {
-		if v.CeilingOpsPerS > 0 && v.Viable {
-			estimate(v.CeilingFraction, percent, false, false)
+	for _, target := range ceilings {
+		if share := ceiling(v, target); share != nil && v.Viable {
+			estimate(share.Fraction, percent, false, false)
 			c := &out[len(out)-1]
-			c.Note = "of " + count(v.CeilingOpsPerS)
+			c.Note = "of " + count(share.OpsPerS)
 		} else {
 			out = append(out, none)
 		}

@@ -154,8 +154,10 @@ func (c *chart) throughput() (panels []panel, scaleNote string) {
 		useLog = useLog || hi/lo > logSpan
 		for _, v := range p.variants {
 			// A ceiling far above would press the figures to the ground.
-			if v.Viable && v.CeilingOpsPerS > 0 && v.CeilingOpsPerS < 6*hi {
-				hi = max(hi, v.CeilingOpsPerS)
+			for _, share := range v.Ceilings {
+				if v.Viable && share.OpsPerS < 6*hi {
+					hi = max(hi, share.OpsPerS)
+				}
 			}
 		}
 		all[i] = prepared{points, lo, hi}
@@ -204,35 +206,47 @@ func describeScale(n int, share, useLog bool) string {
 	}
 }
 
-// ceilingLines draws what bare gRPC reached with the same load: one neutral
-// line when all series share it, else one in each series' colour.
+// ceilingLines draws what each kind of ceiling reached with the same load: one
+// neutral line when all series share it, else one in each series' colour.
 func (c *chart) ceilingLines(out *panel, p chartPanel, y scale) {
+	for _, target := range bench.CeilingTargets {
+		c.ceilingLine(out, p, y, target)
+		out.Notes = append(out.Notes, c.ceilingNotes(p, target)...)
+	}
+}
+
+func (c *chart) ceilingLine(out *panel, p chartPanel, y scale, target string) {
 	bySeries := map[int]map[string]float64{}
+	at := map[string]string{} // the ceiling's ID by x
+	shared := true
 	for _, v := range p.variants {
-		if v.CeilingOpsPerS <= 0 {
+		share := ceiling(v, target)
+		if share == nil {
 			continue
 		}
-		s := slices.Index(c.series, key(v.Variant, c.l.series))
+		x, s := c.xOf(v.Variant), slices.Index(c.series, key(v.Variant, c.l.series))
 		if bySeries[s] == nil {
 			bySeries[s] = map[string]float64{}
 		}
-		bySeries[s][c.xOf(v.Variant)] = v.CeilingOpsPerS
+		bySeries[s][x] = share.OpsPerS
+		if old, ok := at[x]; ok && old != share.Variant {
+			shared = false
+		}
+		at[x] = share.Variant
 	}
-	shared := len(bySeries) == 1 || c.sharedCeilings(p)
-	drawn := false
+	shared = shared || len(bySeries) == 1
 	for s := range c.series {
 		at := bySeries[s]
-		if at == nil || (shared && drawn) {
+		if at == nil {
 			continue
 		}
-		drawn = true
 		var path [][2]float64
 		for _, xv := range c.xs {
 			if v, ok := at[xv]; ok && v <= y.hi {
 				path = append(path, [2]float64{c.xScale(xv), y.at(v)})
 			}
 		}
-		class := "ceil"
+		class := "ceil " + target
 		if !shared {
 			class += " " + colour(s)
 		}
@@ -243,51 +257,48 @@ func (c *chart) ceilingLines(out *panel, p chartPanel, y scale) {
 			path = append(path, [2]float64{last[0] + 16, last[1]})
 			out.Lines = append(out.Lines, line{Class: class, D: polyline(path)})
 		}
+		if shared {
+			break
+		}
 	}
-	out.Notes = c.ceilingNotes(p)
 }
 
-func (c *chart) sharedCeilings(p chartPanel) bool {
-	at := map[string]string{}
-	for _, v := range p.variants {
-		x, id := c.xOf(v.Variant), v.Variant.Ceiling
-		if old, ok := at[x]; ok && old != id {
-			return false
+// ceiling is a variant's share of its ceiling of that kind, nil when there is none.
+func ceiling(v *bench.VariantSummary, target string) *bench.CeilingShare {
+	for i := range v.Ceilings {
+		if v.Ceilings[i].Target == target {
+			return &v.Ceilings[i]
 		}
-		at[x] = id
 	}
-	return true
+	return nil
 }
 
 // ceilingNotes names the fraction and the absolute rate for each variant that
-// has a ceiling.
-func (c *chart) ceilingNotes(p chartPanel) []string {
+// has a ceiling of that kind.
+func (c *chart) ceilingNotes(p chartPanel, target string) []string {
 	var parts []string
+	lo, hi := math.Inf(1), 0.0
 	for _, xv := range c.xs {
 		for _, v := range p.variants {
-			if c.xOf(v.Variant) != xv || v.CeilingOpsPerS <= 0 || !v.Viable {
+			share := ceiling(v, target)
+			if c.xOf(v.Variant) != xv || share == nil || !v.Viable {
 				continue
 			}
 			name := label(v.Variant, slices.Concat(c.l.series, c.l.x))
 			if name == "" {
 				name = v.Variant.ID
 			}
-			parts = append(parts, fmt.Sprintf("%s: %s of %s ops/s", name, percent(v.CeilingFraction.Center), count(v.CeilingOpsPerS)))
+			parts = append(parts, fmt.Sprintf("%s: %s of %s ops/s", name, percent(share.Fraction.Center), count(share.OpsPerS)))
+			lo, hi = min(lo, share.Fraction.Center), max(hi, share.Fraction.Center)
 		}
 	}
-	if len(parts) == 0 {
+	switch {
+	case len(parts) == 0:
 		return nil
+	case len(parts) > 6:
+		return []string{fmt.Sprintf("Of %s: %s to %s; the table has each, with the absolute rate.", target, percent(lo), percent(hi))}
 	}
-	if len(parts) > 6 {
-		lo, hi := p.variants[0].CeilingFraction.Center, 0.0
-		for _, v := range p.variants {
-			if f := v.CeilingFraction.Center; f > 0 {
-				lo, hi = min(lo, f), max(hi, f)
-			}
-		}
-		return []string{fmt.Sprintf("Of the ceiling: %s to %s; the table has each, with the absolute rate.", percent(lo), percent(hi))}
-	}
-	return append([]string{"Share of the bare gRPC ceiling, and its rate:"}, parts...)
+	return append([]string{"Share of " + target + ", and its rate:"}, parts...)
 }
 
 // latencies makes the panels of p50 and p99.

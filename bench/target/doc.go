@@ -8,6 +8,17 @@
 //     what it gets and answers with constants of the same shape, with the node's own
 //     server settings. It does no replication, so it is the ceiling of this API
 //     on this machine; one operation a message by unary RPCs, or the Stream RPC.
+//   - relay: the same client against a leader that hands each put to followers
+//     and answers when a majority has acknowledged it (relay.go): what gRPC
+//     carries of a replicated put when nothing but carrying is done.
+//
+// relay is meant as a bound that replication by gRPC can approach and not pass, so
+// it may do what such a system may: what waits for a follower travels as one
+// message of up to 1 MiB, acknowledgements are cumulative, values are not copied
+// where gRPC can be handed the bytes. It may not do what none could: a put is in
+// one message whole after the client's has been received whole, each follower
+// gets every byte, the slowest lags by 64 MiB at most, and every put waits for a
+// majority. There is one gRPC stream to each follower. Followers keep nothing.
 //
 // Each session has one message under way; concurrency is the number of clients.
 // unary, pipeline and direct send to the leader and follow it.

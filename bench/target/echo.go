@@ -24,7 +24,7 @@ const (
 	echoVersion  = 10
 )
 
-// stopTime is how long ServeWire lets calls finish when its context ends.
+// stopTime is how long servers let calls finish when their context ends.
 const stopTime = time.Second
 
 // EchoServer is a KV service without a store: it decodes requests and answers
@@ -33,6 +33,7 @@ const stopTime = time.Second
 type EchoServer struct {
 	kvv1.UnimplementedKVServer
 
+	relay *relay              // nil for one that keeps what it is put to itself
 	write *kvv1.WriteResponse // shared by all answers, like the one below
 	read  atomic.Pointer[kvv1.GetResponse]
 }
@@ -69,8 +70,13 @@ func (s *EchoServer) wrote(value []byte) {
 }
 
 // Put implements KV.
-func (s *EchoServer) Put(_ context.Context, req *kvv1.PutRequest) (*kvv1.WriteResponse, error) {
+func (s *EchoServer) Put(ctx context.Context, req *kvv1.PutRequest) (*kvv1.WriteResponse, error) {
 	s.wrote(req.Value)
+	if s.relay != nil {
+		if err := s.relay.replicate(ctx, []entry{{req.Key, req.Value}}); err != nil {
+			return nil, err
+		}
+	}
 	return s.write, nil
 }
 
@@ -86,6 +92,7 @@ func (s *EchoServer) Stream(stream grpc.BidiStreamingServer[kvv1.StreamRequest, 
 		req  kvv1.StreamRequest
 		resp kvv1.StreamResponse
 		slab []kvv1.Result
+		puts []entry
 	)
 	for {
 		if err := stream.RecvMsg(&req); err != nil {
@@ -98,10 +105,18 @@ func (s *EchoServer) Stream(stream grpc.BidiStreamingServer[kvv1.StreamRequest, 
 			slab = make([]kvv1.Result, n)
 			resp.Results = slices.Grow(resp.Results[:0], n)
 		}
-		resp.Results = resp.Results[:0]
+		resp.Results, puts = resp.Results[:0], puts[:0]
 		for i, op := range req.Operations {
 			s.answer(&slab[i], op)
 			resp.Results = append(resp.Results, &slab[i])
+			if op.Kind != kvv1.OperationKind_OPERATION_KIND_GET {
+				puts = append(puts, entry{op.Key, op.Value})
+			}
+		}
+		if s.relay != nil {
+			if err := s.relay.replicate(stream.Context(), puts); err != nil {
+				return err
+			}
 		}
 		if err := stream.SendMsg(&resp); err != nil {
 			return err
@@ -126,13 +141,22 @@ func (s *EchoServer) answer(r *kvv1.Result, op *kvv1.Operation) {
 // closes lis. The process's own settings, GOGC above all, are its program's to set,
 // as raftkv sets them from the same config.
 func ServeWire(ctx context.Context, lis net.Listener, cfg node.Config, valueSize int) error {
+	return serveEcho(ctx, lis, cfg, NewEchoServer(valueSize))
+}
+
+func serveEcho(ctx context.Context, lis net.Listener, cfg node.Config, echo *EchoServer) error {
 	server := grpc.NewServer(node.ClientServerOptions(cfg)...)
-	kvv1.RegisterKVServer(server, NewEchoServer(valueSize))
+	kvv1.RegisterKVServer(server, echo)
+	return serve(ctx, lis, server, "echo server")
+}
+
+// serve serves until ctx ends; what names the server in errors.
+func serve(ctx context.Context, lis net.Listener, server *grpc.Server, what string) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(lis) }()
 	select {
 	case err := <-served:
-		return fmt.Errorf("wire server: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	case <-ctx.Done():
 	}
 	// Streams would hold up a graceful stop for ever.
@@ -140,7 +164,7 @@ func ServeWire(ctx context.Context, lis net.Listener, cfg node.Config, valueSize
 	defer force.Stop()
 	server.GracefulStop()
 	if err := <-served; err != nil {
-		return fmt.Errorf("wire server: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
 }

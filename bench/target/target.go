@@ -20,10 +20,11 @@ const (
 	Pipeline = "pipeline"
 	Direct   = "direct"
 	Wire     = "wire"
+	Relay    = "relay"
 )
 
 // Names lists all targets.
-func Names() []string { return []string{Unary, Pipeline, Direct, Wire} }
+func Names() []string { return []string{Unary, Pipeline, Direct, Wire, Relay} }
 
 // Target is what New makes. Its sessions have to be closed before it.
 type Target interface {
@@ -34,8 +35,8 @@ type Target interface {
 
 // Options say where a target is and how it is reached.
 type Options struct {
-	// Endpoints are client addresses of the nodes, any of them; for wire the
-	// address of the echo server. Not for direct.
+	// Endpoints are client addresses of the nodes, any of them; for wire
+	// and relay the address of the one server. Not for direct.
 	Endpoints []string
 	// Conns is the number of connections (to each node) that the clients share,
 	// in turn; 0 means one.
@@ -45,7 +46,7 @@ type Options struct {
 	OpsPerMessage int
 	// Stale makes gets answer from the node's own state instead of linearizably.
 	Stale bool
-	// Stream makes wire use the Stream RPC with one operation a message too, as
+	// Stream makes wire and relay use the Stream RPC with one operation a message too, as
 	// the ceiling of pipeline; with more it always does.
 	Stream bool
 	// Direct are the nodes of this process, for direct.
@@ -84,8 +85,8 @@ func New(name string, o Options) (Target, error) {
 	if len(o.Endpoints) == 0 {
 		return nil, fmt.Errorf("target %s has no endpoints", name)
 	}
-	if name == Wire {
-		return newWire(o)
+	if name == Wire || name == Relay {
+		return newWire(name, o)
 	}
 	c, err := client.New(client.Config{
 		Endpoints: o.Endpoints, Conns: o.Conns, MaxRequest: o.MaxRequest, DialOptions: o.dialOptions(),

@@ -30,7 +30,7 @@ func TestNewRefuses(t *testing.T) {
 		options target.Options
 		want    string
 	}{
-		{"telnet", target.Options{Endpoints: some}, `target "telnet" is not one of unary, pipeline, direct, wire`},
+		{"telnet", target.Options{Endpoints: some}, `target "telnet" is not one of unary, pipeline, direct, wire, relay`},
 		{target.Unary, target.Options{Endpoints: some, OpsPerMessage: 64}, "ops-per-message 64 needs pipeline"},
 		{target.Unary, target.Options{}, "target unary has no endpoints"},
 		{target.Wire, target.Options{}, "target wire has no endpoints"},

@@ -14,7 +14,7 @@ import (
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
-// wire drives an echo server with as little as a gRPC client can be: messages
+// wire drives an echo server, or the leader of a relay, with as little as a gRPC client can be: messages
 // and call options are made once a session.
 type wire struct {
 	conns   []*grpc.ClientConn
@@ -22,7 +22,7 @@ type wire struct {
 	options Options
 }
 
-func newWire(o Options) (*wire, error) {
+func newWire(name string, o Options) (*wire, error) {
 	t := &wire{options: o}
 	dial := append(o.dialOptions(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -30,7 +30,7 @@ func newWire(o Options) (*wire, error) {
 	for range o.Conns {
 		conn, err := grpc.NewClient("passthrough:///"+o.Endpoints[0], dial...)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("target wire: %w", err), t.Close())
+			return nil, errors.Join(fmt.Errorf("target %s: %w", name, err), t.Close())
 		}
 		t.conns = append(t.conns, conn)
 	}

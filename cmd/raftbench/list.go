@@ -139,7 +139,7 @@ func showFields(cmd *cobra.Command) error {
 	return w.Flush()
 }
 
-// selfBin is this program, which serves wire ceilings as a child of itself.
+// selfBin is this program, which serves ceilings as a child of itself.
 func selfBin() (string, error) {
 	self, err := os.Executable()
 	if err != nil {

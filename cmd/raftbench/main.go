@@ -105,7 +105,8 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(runCommand(), listCommand(), showCommand(), reportCommand(), indexCommand(), versionCommand(), wireServerCommand())
+	root.AddCommand(runCommand(), listCommand(), showCommand(), reportCommand(), indexCommand(), versionCommand())
+	root.AddCommand(echoServerCommands()...)
 	settle(root)
 	return root
 }

@@ -37,6 +37,7 @@ type runFlags struct {
 	serverBin  string
 	strict     bool
 	noProfiles bool
+	ceilings   []string
 	profile    string
 	output     string
 }
@@ -61,6 +62,7 @@ leaves a run folder with the report, which docs/runs.md describes.`,
 	flags.StringVar(&f.out, "out", "", "the run folder (default: "+runsRoot+"/<date>-<experiment>-<id>)")
 	flags.StringSliceVar(&f.endpoints, "endpoints", nil, "drive the cluster that runs at these client addresses")
 	flags.StringVar(&f.serverBin, "server-bin", "", "the raftkv to start for topology processes (default: beside raftbench, then PATH)")
+	flags.StringSliceVar(&f.ceilings, "ceiling", nil, "what to measure as bounds beside: "+strings.Join(bench.CeilingTargets, ", ")+", or none (default: the experiment's)")
 	flags.BoolVar(&f.strict, "strict", false, "exit 5 when a trial is invalid")
 	flags.BoolVar(&f.noProfiles, "no-profiles", false, "leave out the block of trials that profiles are taken in")
 	flags.StringVar(&f.profile, "profile", "", "profile raftbench itself for the whole run: "+strings.Join(profileNames(), ", ")+"; needs --no-profiles")
@@ -96,6 +98,11 @@ func (f *runFlags) plan(cmd *cobra.Command, name string) (*bench.Experiment, *be
 			return nil, nil, usageErrorf("--vary %q is not FIELD=A,B", s)
 		}
 		if err := e.SetVary(key, strings.Split(values, ",")); err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(f.ceilings) > 0 {
+		if err := e.SetCeilings(f.ceilings); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -225,7 +232,8 @@ func (f *runFlags) identify(cmd *cobra.Command, o *bench.Options) error {
 // one built from something else than this program unless it was named.
 func (f *runFlags) findServer(ctx context.Context, o *bench.Options) error {
 	needed := slices.ContainsFunc(o.Matrix.Variants, func(v bench.Planned) bool {
-		return v.Settings.Load.Topology == bench.TopologyProcesses && v.Settings.Load.Target != bench.TargetWire
+		return v.Settings.Load.Topology == bench.TopologyProcesses &&
+			!slices.Contains(bench.CeilingTargets, v.Settings.Load.Target)
 	})
 	if !needed {
 		return nil

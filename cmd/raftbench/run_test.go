@@ -187,7 +187,7 @@ func running(t *testing.T) []string {
 // A run that is cut short, in order or not, leaves a readable run that says so,
 // and no process.
 func TestCutShort(t *testing.T) {
-	file := experimentFile(t, "name: long\nceiling: false\nfixed: {topology: processes, keys: 100}\nvary: {clients: [1, 2]}\nmeasure: {warmup: 50ms, duration: 400ms, blocks: 50}\n")
+	file := experimentFile(t, "name: long\nceiling: none\nfixed: {topology: processes, keys: 100}\nvary: {clients: [1, 2]}\nmeasure: {warmup: 50ms, duration: 400ms, blocks: 50}\n")
 	for _, c := range []struct {
 		signal syscall.Signal
 		code   int
