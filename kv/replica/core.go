@@ -26,6 +26,7 @@ type Core struct {
 	role       raft.StateType
 	leader     uint64
 	term       uint64
+	commit     uint64 // no message that has left tells a higher one
 	applied    uint64 // the store has applied this index, as told by Applied
 	membership *kvv1.Membership
 	confIndex  uint64 // of the last configuration change handed out to be applied
@@ -43,8 +44,11 @@ type Core struct {
 	ticks uint64            // since the start
 	heard map[uint64]uint64 // tick of the last message, by node
 
-	reads   reads
-	changes changes
+	reads    reads
+	lease    lease
+	leased   []ReadWaiter // reads under the lease, not yet decided on
+	promised uint64       // tick before which no vote is granted
+	changes  changes
 
 	campaign   bool            // once the entry that Init proposed is applied
 	timeoutNow *raftpb.Message // waits until what is committed is applied
@@ -72,7 +76,12 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 	if c.rn, err = raft.NewRawNode(rc); err != nil {
 		return nil, err
 	}
-	c.term = c.rn.BasicStatus().GetTerm()
+	status := c.rn.BasicStatus()
+	c.term, c.commit = status.GetTerm(), status.GetCommit()
+	if c.term > 0 {
+		c.promised = uint64(cfg.ElectionTicks) // it may have heard a leader just before it was restarted
+	}
+	c.lease.init(cfg)
 	c.reads.init(cfg)
 	c.reads.applied = c.applied
 	return c, nil
@@ -92,6 +101,11 @@ func (c *Core) Step(m *raftpb.Message) {
 			return
 		}
 	}
+	if c.refusesVote(m) {
+		c.count.VotesRefused++
+		return
+	}
+	c.promise(m)
 	if m.GetType() == raftpb.MsgTimeoutNow && c.applied < c.rn.BasicStatus().GetCommit() {
 		// Raft does not campaign while a configuration change waits to be applied,
 		// and the leader that hands over would not ask a second time.
@@ -187,6 +201,7 @@ func (c *Core) Advance(now time.Time, eff *Effects) bool {
 	c.now = now
 	eff.reset()
 	c.propose(eff)
+	c.readUnderLease(eff)
 	c.reads.giveUp(eff)
 	c.reads.start(c)
 	if c.rn.HasReady() {
@@ -202,10 +217,10 @@ func (c *Core) Advance(now time.Time, eff *Effects) bool {
 // ready turns raft's Ready into effects.
 func (c *Core) ready(rd raft.Ready, eff *Effects) {
 	if rd.HardState != nil {
-		c.term = rd.GetTerm()
+		c.term, c.commit = rd.GetTerm(), rd.GetCommit()
 	}
 	for _, rs := range rd.ReadStates {
-		c.reads.confirmed(rs, c.term)
+		c.reads.confirmed(c, rs)
 	}
 	for _, m := range rd.Messages {
 		switch m.GetTo() {
@@ -214,6 +229,9 @@ func (c *Core) ready(rd raft.Ready, eff *Effects) {
 		case raft.LocalApplyThread:
 			c.apply(m, eff)
 		default:
+			if m.GetType() == raftpb.MsgTimeoutNow {
+				c.lease.handed = c.term
+			}
 			eff.Messages = append(eff.Messages, m)
 		}
 	}
@@ -267,6 +285,10 @@ func (c *Core) stop(eff *Effects) {
 	for s := range c.pending {
 		c.fail(s, ErrUnknownOutcome, eff)
 	}
+	for _, w := range c.leased {
+		c.reads.add(w)
+	}
+	c.leased = nil
 	c.reads.drain(ErrStopped, eff)
 	if ch := c.changes.current; ch != nil {
 		err := ErrStopped
@@ -309,6 +331,7 @@ func (c *Core) apply(m *raftpb.Message, eff *Effects) {
 		switch e.GetType() {
 		case raftpb.EntryConfChange, raftpb.EntryConfChangeV2:
 			c.applyConfChange(e, t, eff)
+			c.lease.until = time.Time{}
 			continue
 		case raftpb.EntryNormal:
 		}

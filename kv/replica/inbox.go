@@ -23,6 +23,7 @@ type batch struct {
 	proposals []Proposal
 	since     time.Time // when the first of proposals came
 	reads     []ReadWaiter
+	leased    []ReadWaiter // under the lease
 	applied   []*ApplyTask
 	calls     []func(*Core)
 }
@@ -76,10 +77,11 @@ func (b *batch) reset() {
 	clear(b.messages)
 	clear(b.proposals)
 	clear(b.reads)
+	clear(b.leased)
 	clear(b.applied)
 	clear(b.calls)
 	b.messages, b.proposals, b.reads = b.messages[:0], b.proposals[:0], b.reads[:0]
-	b.applied, b.calls = b.applied[:0], b.calls[:0]
+	b.leased, b.applied, b.calls = b.leased[:0], b.applied[:0], b.calls[:0]
 }
 
 // taskQueue hands tasks to the apply goroutine, in order.

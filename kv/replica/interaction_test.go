@@ -42,7 +42,8 @@ type transcript struct {
 	t     *testing.T
 	nodes map[uint64]*transcriptNode
 	wire  []*raftpb.Message
-	cut   []uint64 // nodes that nothing reaches or leaves
+	cut   []uint64    // nodes that nothing reaches or leaves
+	links [][2]uint64 // from, to: what is sent there is lost
 	now   time.Time
 	out   strings.Builder
 }
@@ -54,6 +55,8 @@ type transcriptNode struct {
 	log   *storage.Memory
 	store *kv.Store
 	views map[uint64]*kv.View // snapshots that travel, by index
+	holds bool                // what is committed is not applied yet
+	held  []*ApplyTask
 }
 
 // handle runs one command of a script.
@@ -92,7 +95,9 @@ func (env *transcript) handle(d *datadriven.TestData) {
 		}
 		env.now = env.now.Add(passed)
 	case "read":
-		n.core.Read(printRead{n})
+		n.core.Read(printRead{n, "read"})
+	case "lease-read":
+		n.core.ReadUnderLease(printRead{n, "lease read"})
 	case "tick":
 		count = 1
 		d.MaybeScanArgs(env.t, "count", &count)
@@ -124,7 +129,7 @@ func (env *transcript) handle(d *datadriven.TestData) {
 		env.cut = append(env.cut, id)
 		return
 	case "heal":
-		env.cut = nil
+		env.cut, env.links = nil, nil
 		return
 	case "deliver":
 		d.ScanArgs(env.t, "count", &count)
@@ -140,6 +145,22 @@ func (env *transcript) handle(d *datadriven.TestData) {
 		env.printf("role=%s term=%d leader=%d commit=%d applied=%d log=%d-%d voters=%v outgoing=%v learners=%v keys=%d\n",
 			s.Role, s.Term, s.Leader, s.Commit, s.Applied, s.FirstIndex, s.LastIndex,
 			s.Membership.GetVoters(), s.Membership.GetVotersOutgoing(), s.Membership.GetLearners(), n.store.State().Keys)
+		return
+	case "counters":
+		c := n.core.Status().Counters
+		env.printf("read_rounds=%d lease_reads=%d lease_fallbacks=%d votes_refused=%d\n", c.ReadRounds, c.LeaseReads, c.LeaseFallbacks, c.VotesRefused)
+		return
+	case "hold-applies":
+		n.holds = true
+		return
+	case "apply":
+		n.holds = false
+		for _, task := range n.held {
+			n.apply(task)
+		}
+		n.held = nil
+	case "cut-link":
+		env.links = append(env.links, [2]uint64{id, to})
 		return
 	case "lose":
 		env.wire = nil
@@ -238,10 +259,13 @@ func (w printWaiter) Done(_ int, r kv.Result, err error) {
 	w.node.env.printf("%d: put %s: index=%d revision=%d err=%v\n", w.node.id, w.key, r.Index, r.Revision, err)
 }
 
-type printRead struct{ node *transcriptNode }
+type printRead struct {
+	node *transcriptNode
+	what string
+}
 
 func (w printRead) Ready(err error) {
-	w.node.env.printf("%d: read: keys=%d err=%v\n", w.node.id, w.node.store.State().Keys, err)
+	w.node.env.printf("%d: %s: keys=%d err=%v\n", w.node.id, w.what, w.node.store.State().Keys, err)
 }
 
 // pump does what a core wants done, at once and in order.
@@ -253,6 +277,10 @@ func (n *transcriptNode) pump() {
 			n.append(m)
 		}
 		for _, task := range eff.Applies {
+			if n.holds {
+				n.held = append(n.held, task)
+				continue
+			}
 			n.apply(task)
 		}
 		for _, a := range eff.Answers {
@@ -333,7 +361,8 @@ func (env *transcript) deliver(quiet bool) {
 	m := env.wire[0]
 	env.wire = env.wire[1:]
 	text := raft.DescribeMessage(m, describeEntry)
-	lost := slices.Contains(env.cut, m.GetFrom()) || slices.Contains(env.cut, m.GetTo()) || env.nodes[m.GetTo()] == nil
+	lost := slices.Contains(env.cut, m.GetFrom()) || slices.Contains(env.cut, m.GetTo()) ||
+		slices.Contains(env.links, [2]uint64{m.GetFrom(), m.GetTo()}) || env.nodes[m.GetTo()] == nil
 	if lost {
 		env.nodes[m.GetFrom()].core.ReportUnreachable(m.GetTo())
 	}

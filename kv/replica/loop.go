@@ -143,6 +143,9 @@ func (r *Replica) run() {
 			return
 		}
 		if tick {
+			if r.lease.wanted.Load() && r.lease.wanted.Swap(false) {
+				r.core.WantLease()
+			}
 			r.core.Tick()
 		}
 		for r.core.Advance(time.Now(), &eff) {
@@ -205,6 +208,9 @@ func (r *Replica) deliver(b *batch, loop *appendLoop) {
 	}
 	for _, w := range b.reads {
 		r.core.Read(w)
+	}
+	for _, w := range b.leased {
+		r.core.ReadUnderLease(w)
 	}
 	for _, f := range b.calls {
 		f(r.core)
@@ -272,6 +278,7 @@ func (r *Replica) send(ms []*raftpb.Message) {
 
 // publish makes known outside what the core knows now.
 func (r *Replica) publish() {
+	r.lease.publish(r.core)
 	r.term.Store(r.core.term)
 	if last, err := r.log.LastIndex(); err == nil {
 		r.lastIndex.Store(last)
@@ -308,6 +315,9 @@ func (r *Replica) drain(eff *Effects) {
 	c.Propose(b.proposals, b.since)
 	for _, w := range b.reads {
 		c.Read(w)
+	}
+	for _, w := range b.leased {
+		c.ReadUnderLease(w)
 	}
 	eff.reset()
 	c.stop(eff)
@@ -407,11 +417,13 @@ func (r *Replica) applyTask(t *ApplyTask, results []kv.Result) ([]kv.Result, err
 		return results, nil
 	case t.Restore != nil:
 		r.store.Restore(t.incoming)
+		r.lease.applied.Store(t.Restore.GetIndex())
 		t.incoming = nil
 	}
 	for i, e := range t.Entries {
 		if m := t.Memberships[e.GetIndex()]; m != nil {
 			r.store.SetMembership(e.GetIndex(), e.GetTerm(), m)
+			r.lease.applied.Store(e.GetIndex())
 			continue
 		}
 		var err error
@@ -419,6 +431,7 @@ func (r *Replica) applyTask(t *ApplyTask, results []kv.Result) ([]kv.Result, err
 		if err != nil {
 			return results, fmt.Errorf("entry %d cannot be applied: %w", e.GetIndex(), err)
 		}
+		r.lease.applied.Store(e.GetIndex())
 		if t.waiters == nil || t.waiters[i] == nil {
 			continue
 		}

@@ -2,6 +2,8 @@ package replica
 
 import (
 	"encoding/binary"
+	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
 )
@@ -22,9 +24,10 @@ type reads struct {
 	sequence uint64
 	waiting  []waitingRead
 	inFlight []waitingRead
-	context  uint64 // sequence of the context in flight
+	context  uint64 // sequence of the context in flight; 0 for none
 	term     uint64 // in which it was sent
-	age      int    // ticks since then
+	began    time.Time
+	age      int // ticks since then
 
 	ready   []readyReads // confirmed, waiting to be applied, by rising index
 	applied uint64
@@ -55,7 +58,7 @@ func (r *reads) add(w ReadWaiter) {
 
 func (r *reads) tick() {
 	r.ticks++
-	if len(r.inFlight) == 0 {
+	if r.context == 0 {
 		return
 	}
 	if r.age++; r.age >= r.patience {
@@ -72,13 +75,14 @@ func (r *reads) retry() {
 	r.context = 0
 }
 
-// start begins a round when none is in flight.
+// start begins a round when none is in flight and reads or the lease need one.
 func (r *reads) start(c *Core) {
-	if len(r.waiting) == 0 || len(r.inFlight) > 0 || c.leader == raft.None {
+	if r.context != 0 || c.leader == raft.None || len(r.waiting) == 0 && !c.leaseDue() {
 		return
 	}
 	r.sequence++
-	r.context, r.term, r.age = r.sequence, c.term, 0
+	r.context, r.term, r.began, r.age = r.sequence, c.term, c.now, 0
+	c.lease.wanted = false
 	r.inFlight, r.waiting = r.waiting, nil
 	ctx := make([]byte, 16)
 	binary.LittleEndian.PutUint64(ctx, r.context)
@@ -88,21 +92,36 @@ func (r *reads) start(c *Core) {
 }
 
 // confirmed takes raft's answer to a context. One from an earlier term is asked
-// again: leadership may have changed hands between question and answer.
-func (r *reads) confirmed(rs raft.ReadState, term uint64) {
-	if len(rs.RequestCtx) != 16 || len(r.inFlight) == 0 ||
+// again: leadership may have changed hands between question and answer. On the
+// leader the answer renews its lease.
+func (r *reads) confirmed(c *Core, rs raft.ReadState) {
+	if len(rs.RequestCtx) != 16 || r.context == 0 ||
 		binary.LittleEndian.Uint64(rs.RequestCtx) != r.context ||
 		binary.LittleEndian.Uint64(rs.RequestCtx[8:]) != r.incarnation {
 		return
 	}
-	if r.term != term {
+	if r.term != c.term {
 		r.retry()
 		return
 	}
+	if c.role == raft.StateLeader {
+		c.lease.renew(r.began, r.term)
+	}
 	r.patience = min(max(r.retryTicks, 2*(r.age+1)), r.maxPatience)
-	r.ready = append(r.ready, readyReads{rs.Index, r.inFlight})
+	if len(r.inFlight) > 0 {
+		r.await(rs.Index, r.inFlight)
+	}
 	r.inFlight = nil
 	r.context = 0
+}
+
+// await lets reads go on once an index is applied.
+func (r *reads) await(index uint64, reads []waitingRead) {
+	at := len(r.ready)
+	for at > 0 && r.ready[at-1].index > index {
+		at--
+	}
+	r.ready = slices.Insert(r.ready, at, readyReads{index, reads})
 }
 
 // release answers reads whose index is applied.

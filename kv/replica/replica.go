@@ -32,6 +32,7 @@ type Replica struct {
 	maxEntry   atomic.Uint64 // largest encoded raft entry that peers can be sent
 	ops        atomic.Int64  // admitted and under way
 	bytes      atomic.Int64
+	lease      sharedLease
 
 	mu       sync.Mutex
 	view     *kv.View                   // that a MsgSnap may refer to
@@ -59,6 +60,8 @@ func New(cfg Config, log Log, store *kv.Store) (*Replica, error) {
 		incoming: make(map[snapshotPoint]*kv.View),
 		quit:     make(chan struct{}), done: make(chan struct{}),
 	}
+	r.lease.epoch = time.Now()
+	r.lease.applied.Store(store.State().Index)
 	r.maxEntry.Store(unlimited)
 	r.membership.Store(store.Membership())
 	return r, nil
@@ -125,6 +128,73 @@ func (r *Replica) Read(w ReadWaiter) error {
 		return ErrStopped
 	}
 	return nil
+}
+
+// sharedLease is what other goroutines need to know of the core's lease to read
+// without a switch to the raft goroutine.
+type sharedLease struct {
+	epoch   time.Time     // what end counts from, on the monotonic clock
+	end     atomic.Int64  // nanoseconds; 0 for no lease
+	commit  atomic.Uint64 // what any other node can have applied
+	applied atomic.Uint64 // what this node's store shows
+	wanted  atomic.Bool   // somebody read under the lease since the last tick
+	reads   atomic.Uint64 // answered under it
+}
+
+// held tells that the store may be read now.
+//
+// It is linearizable because of the order of things. A read begins, then it
+// loads end and finds it in the future: at that moment nobody else leads. So
+// every write acknowledged before, and every write that another linearizable
+// read has shown, was committed here, and commit, which is published before a
+// message tells others, is at least its index; the store shows it, since applied
+// is no less. What happens between these looks and the answer does no harm, be it
+// an election: all of it is concurrent with the read.
+func (l *sharedLease) held() bool {
+	end := l.end.Load()
+	return end > int64(time.Since(l.epoch)) && l.applied.Load() >= l.commit.Load()
+}
+
+// publish is called before messages leave: one may end the lease.
+func (l *sharedLease) publish(c *Core) {
+	if l.commit.Load() != c.commit { // only the raft goroutine writes
+		l.commit.Store(c.commit)
+	}
+	end := int64(0)
+	if until := c.leaseEnd(); !until.IsZero() {
+		end = int64(until.Sub(l.epoch))
+	}
+	if l.end.Load() != end {
+		l.end.Store(end)
+	}
+}
+
+// ReadUnderLease is Read for the leader, without a round of messages while it
+// has the lease. With now true the store may be read at once and the waiter is
+// not kept; else it hears once, ErrNotLeader where this node does not lead.
+// See Core.ReadUnderLease for what else it may mean.
+func (r *Replica) ReadUnderLease(w ReadWaiter) (now bool, err error) {
+	if r.stopping.Load() {
+		return false, ErrStopped
+	}
+	if r.lease.held() {
+		r.lease.reads.Add(1)
+		if !r.lease.wanted.Load() {
+			r.lease.wanted.Store(true)
+		}
+		return true, nil
+	}
+	if r.Leader() != r.cfg.ID {
+		return false, ErrNotLeader
+	}
+	if err := r.admit(1, 0); err != nil {
+		return false, err
+	}
+	if !r.inbox.put(func(b *batch) { b.leased = append(b.leased, w) }) {
+		r.release(1, 0)
+		return false, ErrStopped
+	}
+	return false, nil
 }
 
 // admit counts operations in, or refuses them. One request may exceed the byte
@@ -276,5 +346,6 @@ func (r *Replica) Snapshot(ctx context.Context) (kv.State, error) {
 func (r *Replica) Status(ctx context.Context) (Status, error) {
 	s, err := ask(ctx, r, func(c *Core, reply func(Status, error)) { reply(c.Status(), nil) }, nil)
 	s.MaxEntryBytes = r.maxEntry.Load()
+	s.Counters.LeaseReads += r.lease.reads.Load()
 	return s, err
 }

@@ -59,7 +59,10 @@ type Counters struct {
 	Entries            uint64 `counter:"entries_proposed" usage:"log entries proposed"`
 	ProposalsHeld      uint64 `counter:"proposals_held" usage:"times raft held a proposal back"`
 	Reads              uint64 `counter:"reads" usage:"linearizable reads taken in"`
-	ReadRounds         uint64 `counter:"read_rounds" usage:"ReadIndex rounds begun"`
+	ReadRounds         uint64 `counter:"read_rounds" usage:"ReadIndex rounds begun, for reads or to renew the lease"`
+	LeaseReads         uint64 `counter:"lease_reads" usage:"lease reads answered under the lease, without a round"`
+	LeaseFallbacks     uint64 `counter:"lease_fallbacks" usage:"lease reads that found no lease and took a ReadIndex round"`
+	VotesRefused       uint64 `counter:"votes_refused" usage:"votes asked for within an election timeout after a leader was heard, not granted"`
 	MessagesRefused    uint64 `counter:"messages_refused" usage:"raft messages that were not taken in"`
 	MembershipChanges  uint64 `counter:"membership_changes" usage:"membership changes proposed"`
 	Compactions        uint64 `counter:"log_compactions" usage:"times the log was cut"`
