@@ -49,8 +49,8 @@ func TestRandomCluster(t *testing.T) {
 				env.step()
 			}
 			env.heal()
-			t.Logf("%d writes acknowledged of %d, %d unknown, %d reads; %d leaders, %d snapshots, %d changes",
-				len(env.acked), env.written, env.unknown, env.readsDone, len(env.leaders), env.installed, env.changed)
+			t.Logf("%d writes acknowledged of %d, %d unknown, %d reads, %d under a lease; %d leaders, %d snapshots, %d changes",
+				len(env.acked), env.written, env.unknown, env.readsDone, env.leaseReads(), len(env.leaders), env.installed, env.changed)
 		})
 	}
 }
@@ -88,7 +88,8 @@ type randomNode struct {
 	applies []*ApplyTask
 	term    uint64
 	applied uint64
-	blocked bool // the first append installs a snapshot that apply has not come to
+	ticked  int64 // ticks that its ticker had fired at the last one taken
+	blocked bool  // the first append installs a snapshot that apply has not come to
 }
 
 func newRandomCluster(t *testing.T, count, electionTicks int, seed uint64) *randomCluster {
@@ -189,7 +190,7 @@ func (env *randomCluster) node() *randomNode { return env.nodes[env.rng.IntN(len
 
 // step does one thing.
 func (env *randomCluster) step() {
-	env.now = env.now.Add(time.Millisecond)
+	env.now = env.now.Add(walkStep)
 	n := env.node()
 	switch p := env.rng.IntN(1000); {
 	case p < 500 && len(env.wire) > 0:
@@ -209,7 +210,7 @@ func (env *randomCluster) step() {
 	case p < 740:
 		n.apply()
 	case p < 830:
-		n.core.Tick()
+		n = env.tickDue(n)
 	case p < 900:
 		if leader := env.leader(); leader > 0 && env.rng.IntN(8) > 0 {
 			n = env.nodes[leader-1]
@@ -309,7 +310,7 @@ func (env *randomCluster) carry(v *kv.View) *kv.View {
 // advance takes what the core wants done, and checks the node.
 func (n *randomNode) advance() {
 	var eff Effects
-	for n.core.Advance(n.env.now, &eff) {
+	for n.core.Advance(n.clock(), &eff) {
 		n.env.wire = append(n.env.wire, eff.Messages...)
 		n.appends = append(n.appends, eff.Appends...)
 		for _, task := range eff.Applies {
@@ -486,7 +487,7 @@ func (n *randomNode) propose(count int) {
 		p.size = kv.CommandSize(&p.Command)
 		ps = append(ps, p)
 	}
-	n.core.Propose(ps, n.env.now)
+	n.core.Propose(ps, n.clock())
 }
 
 // randomRead must see the revision acknowledged before it began.
@@ -511,7 +512,16 @@ func (r *randomRead) Ready(err error) {
 }
 
 func (n *randomNode) read() {
-	n.core.Read(&randomRead{n, n.env.waiter(), n.env.highest})
+	r := &randomRead{n, n.env.waiter(), n.env.highest}
+	if n.env.rng.IntN(2) == 0 {
+		n.core.Read(r)
+		return
+	}
+	if leader := n.env.leader(); leader > 0 && n.env.rng.IntN(4) == 0 {
+		r.node = n.env.nodes[leader-1] // else one that may believe to lead
+	}
+	r.node.core.ReadUnderLease(r)
+	r.node.advance()
 }
 
 // heal lets the cluster come to rest and looks at what it kept.
