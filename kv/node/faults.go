@@ -42,17 +42,18 @@ func (s labService) SetFaults(_ context.Context, req *labv1.SetFaultsRequest) (*
 	if err != nil {
 		return nil, faultsStatus(err)
 	}
-	return s.links(), nil
+	return s.n.Links(), nil
 }
 
 // GetFaults implements Lab.
 func (s labService) GetFaults(context.Context, *labv1.GetFaultsRequest) (*labv1.LinksResponse, error) {
-	return s.links(), nil
+	return s.n.Links(), nil
 }
 
-func (s labService) links() *labv1.LinksResponse {
-	others, links := s.n.transport.Faults()
-	resp := &labv1.LinksResponse{NodeId: s.n.ID(), Others: FaultsMessage(others)}
+// Links tells what the ways from this node to its peers do, and did.
+func (n *Node) Links() *labv1.LinksResponse {
+	others, links := n.transport.Faults()
+	resp := &labv1.LinksResponse{NodeId: n.ID(), Others: FaultsMessage(others)}
 	for _, l := range links {
 		resp.Links = append(resp.Links, &labv1.Link{
 			PeerId: l.ID, Faults: FaultsMessage(l.Faults), MessagesLost: l.MessagesLost,
