@@ -1,0 +1,639 @@
+package storage
+
+import (
+	"bufio"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// contents is what a folder holds, by the names.
+type contents struct {
+	identity  bool
+	temps     []string // names
+	segments  []uint64 // ascending
+	snapshots []uint64 // ascending
+}
+
+func list(fsys FS, dir string) (contents, error) {
+	var c contents
+	names, err := fsys.List(dir)
+	if err != nil {
+		return c, fmt.Errorf("data folder %s can't be read: %w", dir, err)
+	}
+	for _, name := range names {
+		base, temp := strings.CutSuffix(name, tempSuffix)
+		segment, isSegment := number(base, segmentPrefix, segmentName)
+		snapshot, isSnapshot := number(base, snapshotPrefix, snapshotName)
+		switch {
+		case name == lockName || name == "lost+found":
+		case temp && (base == identityName || isSnapshot):
+			c.temps = append(c.temps, name)
+		case name == identityName:
+			c.identity = true
+		case isSegment && !temp:
+			c.segments = append(c.segments, segment)
+		case isSnapshot && !temp:
+			c.snapshots = append(c.snapshots, snapshot)
+		default:
+			return c, fmt.Errorf("%s is not part of a data folder: move it away, or choose another folder", filepath.Join(dir, name))
+		}
+	}
+	slices.Sort(c.segments)
+	slices.Sort(c.snapshots)
+	return c, nil
+}
+
+// number parses a name as its function writes it.
+func number(name, prefix string, write func(uint64) string) (uint64, bool) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(name, prefix), 10, 64)
+	return n, err == nil && n > 0 && write(n) == name
+}
+
+// recover reads the folder, and when nothing is wrong with it, makes it ready to
+// be written.
+func (d *Disk) recover() error {
+	c, err := list(d.o.FS, d.o.Dir)
+	if err != nil {
+		return err
+	}
+	if !c.identity {
+		return d.create(c)
+	}
+	if d.identity, err = loadIdentity(d.o.FS, d.o.Dir, d.o.Node); err != nil {
+		return err
+	}
+	d.journal = d.newJournal()
+	r := replay{journal: d.journal, log: NewMemory()}
+	if err := r.read(c.segments); err != nil {
+		return err
+	}
+	d.log = r.log
+	restart, err := d.place(c.snapshots)
+	if err != nil {
+		return err
+	}
+	if d.journal.commit > d.log.last() {
+		return fmt.Errorf("%s is %w: the log ends at index %d, but %d is committed: %s",
+			d.o.Dir, ErrCorrupt, d.log.last(), d.journal.commit, giveUp)
+	}
+	if err := d.repair(&r, c, restart); err != nil {
+		return noSpace(err)
+	}
+	d.account()
+	return nil
+}
+
+func (d *Disk) newJournal() *journal {
+	return &journal{
+		fs: d.o.FS, dir: d.o.Dir, policy: d.o.Sync, segmentSize: d.o.SegmentSize, incarnation: d.identity.Incarnation,
+	}
+}
+
+// create makes a new folder: the journal first, the identity last. What is there
+// without an identity is a create that did not end, or not ours.
+func (d *Disk) create(c contents) error {
+	d.identity = identity{Format: format, Node: d.o.Node}
+	for d.identity.Incarnation == 0 {
+		var b [8]byte
+		_, _ = rand.Read(b[:]) // never fails
+		d.identity.Incarnation = binary.LittleEndian.Uint64(b[:])
+	}
+	d.journal = d.newJournal()
+	left, err := d.leftover(c)
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		if err := d.o.FS.Remove(filepath.Join(d.o.Dir, name)); err != nil {
+			return err
+		}
+	}
+	if err := d.journal.create(1, 0); err != nil {
+		return noSpace(err)
+	}
+	if err := d.identity.save(d.o.FS, d.o.Dir); err != nil {
+		return fmt.Errorf("identity: %w", noSpace(err))
+	}
+	d.log = NewMemory()
+	d.account()
+	return nil
+}
+
+// leftover returns the names that a create leaves when it does not end.
+func (d *Disk) leftover(c contents) ([]string, error) {
+	missing := fmt.Errorf("%s is missing, but the folder is in use: %w: %s", filepath.Join(d.o.Dir, identityName), ErrCorrupt, giveUp)
+	if len(c.snapshots) > 0 || len(c.segments) > 1 {
+		return nil, missing
+	}
+	left := c.temps
+	if len(c.segments) == 1 {
+		size, err := fileSize(d.o.FS, filepath.Join(d.o.Dir, segmentName(c.segments[0])))
+		if err != nil {
+			return nil, err
+		}
+		if c.segments[0] != 1 || size > d.journal.createdSize() {
+			return nil, missing
+		}
+		left = append(left, segmentName(1))
+	}
+	return left, nil
+}
+
+func fileSize(fsys FS, path string) (int64, error) {
+	f, err := fsys.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	size, err := f.Size()
+	return size, errors.Join(err, f.Close())
+}
+
+// repair makes what was read the folder's durable state: leftovers go, a torn
+// tail is cut off, and everything is synced, because what a process that died
+// had written may have been read from the kernel's memory only.
+func (d *Disk) repair(r *replay, c contents, restart *raftpb.Message) error {
+	fsys, dir, j := d.o.FS, d.o.Dir, d.journal
+	for _, name := range c.temps {
+		if err := fsys.Remove(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+		d.o.Logger.Info("removed a leftover file", "file", filepath.Join(dir, name))
+	}
+	if r.torn != 0 {
+		if err := fsys.Remove(j.path(r.torn)); err != nil {
+			return err
+		}
+		d.o.Logger.Warn("removed a segment whose creation did not end", "file", j.path(r.torn))
+	}
+	for i := range j.segments {
+		if err := d.openSegment(r, i); err != nil {
+			return err
+		}
+	}
+	if j.policy != SyncNever {
+		if err := fsys.SyncDir(dir); err != nil {
+			return &syncError{dir, err}
+		}
+	}
+	if restart != nil {
+		d.o.Logger.Info("raised the log to the newest snapshot", "dir", dir,
+			"index", restart.GetCommit(), "restart", restart.GetSnapshot() != nil)
+		return j.write([]*raftpb.Message{restart})
+	}
+	return nil
+}
+
+// openSegment cuts and syncs a segment; the last one stays open.
+func (d *Disk) openSegment(r *replay, i int) error {
+	j := d.journal
+	s := &j.segments[i]
+	path := j.path(s.number)
+	f, err := d.o.FS.Open(path)
+	if err != nil {
+		return err
+	}
+	last := i == len(j.segments)-1
+	if last {
+		j.f, j.synced = f, 0
+	}
+	if last && s.size != r.size {
+		if err := f.Truncate(s.size); err != nil {
+			return err
+		}
+		d.o.Logger.Warn(fmt.Sprintf("truncated %d bytes at offset %d", r.size-s.size, s.size), //nolint:sloglint // the figures are the message
+			"file", path, "reason", r.reason)
+	}
+	if last {
+		return j.sync()
+	}
+	if j.policy != SyncNever {
+		if err := f.Sync(); err != nil {
+			return errors.Join(&syncError{path, err}, f.Close())
+		}
+	}
+	return f.Close()
+}
+
+// place finds the newest good snapshot that the log can go on from, and lets the
+// log go on there. It returns the message that has to be written for it, nil if
+// none.
+func (d *Disk) place(indexes []uint64) (*raftpb.Message, error) {
+	var faults []string
+	for _, index := range slices.Backward(indexes) {
+		path := filepath.Join(d.o.Dir, snapshotName(index))
+		if len(d.snapshots) > 0 {
+			// Older than the one taken; it is read through when it is needed.
+			if info, err := statSnapshot(d.o.FS, path, index); err == nil && index >= d.log.base && len(d.snapshots) < keepSnapshots {
+				d.snapshots = slices.Insert(d.snapshots, 0, info)
+			} else {
+				d.bad = append(d.bad, path)
+			}
+			continue
+		}
+		info, err := openSnapshot(d.o.FS, path, index)
+		if err == nil && index < d.log.base {
+			err = fmt.Errorf("it is of index %d, the journal begins after %d", index, d.log.base)
+		}
+		if err != nil {
+			d.bad = append(d.bad, path)
+			faults = append(faults, fmt.Sprintf("%s: %v", path, err))
+			continue
+		}
+		d.snapshots = append(d.snapshots, info)
+	}
+	if len(d.snapshots) == 0 && d.log.base > 0 {
+		if len(faults) == 0 {
+			faults = []string{"there is none"}
+		}
+		return nil, fmt.Errorf("%s is %w: the journal begins after index %d and no snapshot reaches there (%s): %s",
+			d.o.Dir, ErrCorrupt, d.log.base, strings.Join(faults, "; "), giveUp)
+	}
+	for _, fault := range faults {
+		d.o.Logger.Warn("fell back to an older snapshot or the whole journal", "fault", fault)
+	}
+	if len(d.snapshots) == 0 {
+		return nil, nil
+	}
+	return d.goOnFrom(d.snapshots[len(d.snapshots)-1])
+}
+
+// statSnapshot is openSnapshot without reading the data.
+func statSnapshot(fsys FS, path string, index uint64) (info snapshotInfo, err error) {
+	f, err := fsys.Open(path)
+	if err != nil {
+		return info, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	size, err := f.Size()
+	if err != nil {
+		return info, err
+	}
+	info, _, err = readSnapshotFrame(f, size)
+	info.path = path
+	if err == nil && info.index != index {
+		err = ErrCorrupt
+	}
+	return info, err
+}
+
+// goOnFrom applies the rule told at Disk.
+func (d *Disk) goOnFrom(s snapshotInfo) (*raftpb.Message, error) {
+	j, m := d.journal, &raftpb.Message{}
+	term, err := d.log.Term(s.index)
+	switch {
+	case err == nil && term == s.meta.GetTerm():
+		if s.index > d.log.base {
+			if err := d.log.Compact(s.index); err != nil {
+				return nil, err
+			}
+		}
+		d.log.confState = s.meta.GetConfState()
+	case s.index <= j.commit:
+		return nil, fmt.Errorf("%s is %w: it is of index %d term %d, which is committed with term %d in the journal: %s",
+			s.path, ErrCorrupt, s.index, s.meta.GetTerm(), term, giveUp)
+	default:
+		m.Snapshot = &raftpb.Snapshot{Metadata: s.meta}
+		if err := d.log.Restore(s.meta); err != nil {
+			return nil, err
+		}
+	}
+	if d.log.confState == nil {
+		d.log.confState = &raftpb.ConfState{}
+	}
+	hard := &raftpb.HardState{Term: new(j.term), Vote: new(j.vote), Commit: new(max(j.commit, s.index))}
+	if s.meta.GetTerm() > j.term { // as if a message of that term had come
+		hard.Term, hard.Vote = new(s.meta.GetTerm()), new(uint64(0))
+	}
+	if err := d.log.Append(nil, hard); err != nil {
+		return nil, err
+	}
+	if m.Snapshot == nil && hard.GetTerm() == j.term && hard.GetCommit() == j.commit {
+		return nil, nil
+	}
+	m.Term, m.Vote, m.Commit = hard.Term, hard.Vote, hard.Commit
+	return m, nil
+}
+
+// A replay makes the log and the journal's state from the segments.
+type replay struct {
+	journal *journal
+	log     *Memory
+
+	torn   uint64 // last segment, if its creation did not end; else 0
+	size   int64  // of the last segment as it was found
+	reason string // why what is after its good part is not good
+}
+
+// A segmentFile is a segment being read.
+type segmentFile struct {
+	segment
+	File
+	path     string
+	seed     uint32
+	previous int64
+	fault    string // of the header; "" if it is good
+}
+
+func (r *replay) read(numbers []uint64) (err error) {
+	j := r.journal
+	if len(numbers) == 0 {
+		return fmt.Errorf("%s is %w: it has no journal: %s", j.dir, ErrCorrupt, giveUp)
+	}
+	for i, n := range numbers {
+		if want := numbers[0] + uint64(i); n != want {
+			return missing(j.path(want))
+		}
+	}
+	files := make([]*segmentFile, 0, len(numbers))
+	defer func() {
+		for _, f := range files {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	for _, n := range numbers {
+		f, err := j.openForRead(n)
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	for i, f := range files {
+		var next *segmentFile
+		if i+1 < len(files) {
+			next = files[i+1]
+		}
+		if err := r.segment(f, next, i == 0); err != nil {
+			return err
+		}
+		if i+2 == len(files) && r.unfinished(f, next) {
+			r.torn, r.size = next.number, f.size
+		}
+		if r.torn != 0 {
+			break
+		}
+	}
+	if j.term != 0 || j.commit != 0 {
+		return r.log.Append(nil, &raftpb.HardState{Term: new(j.term), Vote: new(j.vote), Commit: new(j.commit)})
+	}
+	return nil
+}
+
+func missing(path string) error {
+	return fmt.Errorf("%s is missing: %w: %s", path, ErrCorrupt, giveUp)
+}
+
+func damaged(path string, offset int64, reason string) error {
+	return fmt.Errorf("%s is %w at offset %d: %s: %s", path, ErrCorrupt, offset, reason, giveUp)
+}
+
+func (j *journal) openForRead(number uint64) (*segmentFile, error) {
+	path := j.path(number)
+	f, err := j.fs.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &segmentFile{segment: segment{number: number}, File: f, path: path}
+	err = s.readHeader(j.incarnation)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+	}
+	return s, nil
+}
+
+func (s *segmentFile) readHeader(incarnation uint64) error {
+	size, err := s.Size()
+	if err != nil {
+		return err
+	}
+	s.size = size
+	if size < segmentHeader {
+		s.fault = fmt.Sprintf("its header is cut off after %d bytes", size)
+		return nil
+	}
+	var h [segmentHeader]byte
+	if _, err := s.ReadAt(h[:], 0); err != nil {
+		return err
+	}
+	s.seed = segmentHeaderCRC(h[:])
+	s.previous = int64(binary.LittleEndian.Uint64(h[32:]))
+	switch {
+	case string(h[:8]) != segmentMagic:
+		s.fault = "its header is not a journal's"
+	case binary.LittleEndian.Uint32(h[12:]) != s.seed:
+		s.fault = "checksum mismatch of its header"
+	case binary.LittleEndian.Uint32(h[8:]) != format:
+		return fmt.Errorf("format %d, this program knows only %d: use a newer program", binary.LittleEndian.Uint32(h[8:]), format)
+	case binary.LittleEndian.Uint64(h[16:]) != incarnation:
+		return errors.New("it was copied here from another data folder: choose a folder of its own for each node")
+	case binary.LittleEndian.Uint64(h[24:]) != s.number:
+		return fmt.Errorf("it is segment %d by its header: %s", binary.LittleEndian.Uint64(h[24:]), giveUp)
+	}
+	return nil
+}
+
+// segment replays one file. All but the last were durable as a whole before the
+// next was created.
+func (r *replay) segment(f, next *segmentFile, first bool) error {
+	if f.fault != "" {
+		return damaged(f.path, 0, f.fault)
+	}
+	end, whole := f.size, false
+	if next != nil {
+		whole = true
+		if next.fault == "" {
+			end = next.previous
+		}
+		if f.size < end || end < segmentHeader {
+			return damaged(f.path, f.size, fmt.Sprintf("the file has %d bytes, the next one says %d", f.size, end))
+		}
+		if f.size > end+recordHead {
+			return damaged(f.path, end, fmt.Sprintf("the file goes on for %d bytes after its end", f.size-end))
+		}
+	}
+	r.journal.segments = append(r.journal.segments, segment{number: f.number})
+	r.size = f.size
+	s := scan(f, f.seed, end, func(m *raftpb.Message, at int64) error { return r.apply(m, at, first) })
+	r.journal.current().size = s.offset
+	switch {
+	case s.err != nil:
+		return fmt.Errorf("%s: %w", f.path, s.err)
+	case s.ended && next == nil:
+		return missing(r.journal.path(f.number + 1))
+	case s.ended && next.fault != "":
+		return damaged(next.path, 0, next.fault)
+	case s.ended:
+		return damaged(f.path, s.offset, fmt.Sprintf("its end, but the next one says it has %d bytes", end))
+	case s.reason == "":
+	case s.refused:
+		return damaged(f.path, s.offset, s.reason)
+	case whole:
+		return damaged(f.path, s.offset, s.reason+", but a segment follows")
+	case s.offset == segmentHeader:
+		return damaged(f.path, s.offset, s.reason)
+	default:
+		claim, err := evidence(f, f.seed, s.offset, f.size)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+		if claim > 0 {
+			return damaged(f.path, s.offset, fmt.Sprintf("%s, but a record at %d says it was durable", s.reason, claim))
+		}
+		r.reason = s.reason
+	}
+	return nil
+}
+
+// unfinished says that the creation of the last segment did not end. Nothing is
+// written after it, or to the end of the one before, until it is durable.
+func (r *replay) unfinished(before, f *segmentFile) bool {
+	if f.size > r.journal.createdSize() || before.size > r.journal.current().size {
+		return false
+	}
+	if f.fault != "" {
+		return true
+	}
+	s := scan(f, f.seed, f.size, func(*raftpb.Message, int64) error { return nil })
+	return s.err == nil && s.offset == segmentHeader
+}
+
+// apply follows one record, at its offset.
+func (r *replay) apply(m *raftpb.Message, at int64, first bool) error {
+	j := r.journal
+	if at == segmentHeader {
+		if first {
+			j.base, j.last, j.lastTerm = m.GetIndex(), m.GetIndex(), m.GetLogTerm()
+			r.log.base, r.log.term = m.GetIndex(), m.GetLogTerm()
+		}
+		if m.GetIndex() != j.last || m.GetLogTerm() != j.lastTerm {
+			return fmt.Errorf("the segment goes on after index %d term %d, the log ends at index %d term %d",
+				m.GetIndex(), m.GetLogTerm(), j.last, j.lastTerm)
+		}
+	}
+	if err := j.check(m); err != nil {
+		return err
+	}
+	if meta := m.GetSnapshot().GetMetadata(); meta.GetIndex() > 0 {
+		if err := r.log.Restore(meta); err != nil {
+			return err
+		}
+	}
+	if err := r.log.Append(m.GetEntries(), nil); err != nil {
+		return err
+	}
+	j.adopt(m)
+	return nil
+}
+
+// scanned is how far a segment could be read.
+type scanned struct {
+	offset  int64  // where the good part ends
+	ended   bool   // with an end record, which offset is before
+	reason  string // why it ends before the end asked for; "" if it does not
+	refused bool   // the record at offset is whole but makes no sense
+	err     error  // of reading the file
+}
+
+// scan reads the records of a segment up to end and calls f with each message
+// and its offset. It allocates no more than the file is long.
+func scan(file io.ReaderAt, seed uint32, end int64, f func(*raftpb.Message, int64) error) scanned {
+	s := scanned{offset: segmentHeader}
+	in := bufio.NewReaderSize(io.NewSectionReader(file, segmentHeader, end-segmentHeader), 256<<10)
+	var payload []byte
+	for left := end - s.offset; left > 0; left = end - s.offset {
+		if left < recordHead {
+			s.reason = fmt.Sprintf("%d bytes, less than the head of a record", left)
+			return s
+		}
+		var head [recordHead]byte
+		if _, s.err = io.ReadFull(in, head[:]); s.err != nil {
+			return s
+		}
+		h := parseHead(head[:])
+		size := int64(align(int(h.length)))
+		switch {
+		case head == [recordHead]byte{}:
+			s.reason = "zeros"
+		case h.crc != recordCRC(seed, s.offset, head[:]):
+			s.reason = "checksum mismatch of a record's head"
+		case size > left-recordHead:
+			s.reason = fmt.Sprintf("a record of %d bytes, but only %d are left", size, left-recordHead)
+		}
+		if s.reason != "" {
+			return s
+		}
+		payload = slices.Grow(payload[:0], int(size))[:size]
+		if _, s.err = io.ReadFull(in, payload); s.err != nil {
+			return s
+		}
+		if crc32.Checksum(payload, castagnoli) != h.payload {
+			s.reason = "checksum mismatch of a record"
+			return s
+		}
+		if h.kind == kindEnd {
+			s.ended = true
+			return s
+		}
+		if err := deliver(h, payload, s.offset, f); err != nil {
+			s.reason, s.refused = err.Error(), true
+			return s
+		}
+		s.offset += recordHead + size
+	}
+	return s
+}
+
+func deliver(h head, payload []byte, offset int64, f func(*raftpb.Message, int64) error) error {
+	if h.kind != kindMessage || int64(h.synced) > offset {
+		return fmt.Errorf("a record of kind %d, durable up to %d", h.kind, h.synced)
+	}
+	m := &raftpb.Message{}
+	if err := proto.Unmarshal(payload[:h.length], m); err != nil {
+		return fmt.Errorf("a record that can't be decoded: %w", err)
+	}
+	return f(m, offset)
+}
+
+// head is a record's head.
+type head struct {
+	crc, length, payload uint32
+	synced               uint64
+	kind                 byte
+}
+
+func parseHead(b []byte) head {
+	return head{
+		crc: binary.LittleEndian.Uint32(b), length: binary.LittleEndian.Uint32(b[4:]),
+		synced: binary.LittleEndian.Uint64(b[8:]), payload: binary.LittleEndian.Uint32(b[16:]), kind: b[20],
+	}
+}
+
+// evidence looks for the head of a record that says that the segment was durable
+// past offset, and returns where it stands, 0 if there is none.
+func evidence(file io.ReaderAt, seed uint32, offset, end int64) (int64, error) {
+	in := bufio.NewReaderSize(io.NewSectionReader(file, offset, end-offset), 256<<10)
+	for at := offset; at+recordHead <= end; at += recordAlign {
+		b, err := in.Peek(recordHead)
+		if err != nil {
+			return 0, err
+		}
+		h := parseHead(b)
+		if h.synced > uint64(offset) && h.synced <= uint64(at) && h.crc == recordCRC(seed, at, b) {
+			return at, nil
+		}
+		if _, err := in.Discard(recordAlign); err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
