@@ -17,6 +17,8 @@ type kind uint8
 const (
 	write kind = iota
 	read
+	// once is a write in a session: sent again, it is not applied again.
+	once
 )
 
 // attempt holds what one unary RPC needs beside its messages; reused.
@@ -72,6 +74,7 @@ func (c *Client) retry(ctx context.Context, m method, pinned *node, req, resp pr
 		return nil, c.tooLarge(m.name, size)
 	}
 	var p patience
+	maybe := false // an attempt before may have been applied
 	for {
 		n := pinned
 		if n == nil {
@@ -81,8 +84,13 @@ func (c *Client) retry(ctx context.Context, m method, pinned *node, req, resp pr
 		if e == nil {
 			return n, nil
 		}
-		followed := pinned == nil && e.retryable() && c.turn(n, e)
-		if !e.retryable() || !p.wait(ctx, c, followed) {
+		again := e.retryable() || m.kind == once && e.Code == codes.Unavailable
+		followed := pinned == nil && again && c.turn(n, e)
+		maybe = maybe || e.Applied == unknown
+		if !again || !p.wait(ctx, c, followed) {
+			if maybe {
+				e.Applied = unknown
+			}
 			return nil, e
 		}
 	}

@@ -30,6 +30,9 @@ type Error struct {
 	NotLeader     bool
 	LeaderID      uint64
 	LeaderAddress string
+	// SessionEnded is set when the write's session has ended: whether it was
+	// applied by an attempt before can't be told any more.
+	SessionEnded bool
 
 	status *status.Status
 	// The node itself gave the outcome; a status made by gRPC has none.
@@ -158,6 +161,8 @@ func (e *Error) readDetails() {
 			if d.GetApplied() != kvv1.Applied_APPLIED_UNSPECIFIED {
 				e.Applied, e.outcomeTold = d.GetApplied(), true
 			}
+		case *kvv1.SessionRefused:
+			e.SessionEnded = d.GetReason() == kvv1.SessionRefused_REASON_ENDED
 		case *kvv1.NotLeader:
 			e.NotLeader, e.LeaderID, e.LeaderAddress = true, d.GetLeaderId(), d.GetLeaderAddress()
 		}

@@ -7,7 +7,9 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 
+	"raftlab/kv"
 	"raftlab/kv/replica"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
@@ -60,8 +62,15 @@ func classify(err error) verdict {
 	var (
 		invalid     *invalidError
 		interrupted *interruptedError
+		refused     *refusedError
 	)
 	switch {
+	case errors.As(err, &refused):
+		if refused.why == kv.RefusedTooMany {
+			return verdict{code: codes.ResourceExhausted, applied: no}
+		}
+		// It was not applied now; when it was sent before, it may have been.
+		return verdict{code: codes.FailedPrecondition, applied: unknown}
 	case errors.As(err, &invalid), errors.Is(err, errPageDamaged), errors.Is(err, errPageMismatch):
 		return verdict{code: codes.InvalidArgument, applied: no}
 	case errors.Is(err, errPageExpired), errors.Is(err, errPageForeign):
@@ -126,13 +135,15 @@ func (t translator) status(err error) error {
 	v := classify(err)
 	st := status.New(v.code, text(err))
 	outcome := &kvv1.Outcome{Applied: v.applied}
-	var detailed *status.Status
-	var failed error
-	if v.notLeader {
-		detailed, failed = st.WithDetails(outcome, t.leader())
-	} else {
-		detailed, failed = st.WithDetails(outcome)
+	details := []protoadapt.MessageV1{outcome}
+	var refused *refusedError
+	switch {
+	case v.notLeader:
+		details = append(details, t.leader())
+	case errors.As(err, &refused):
+		details = append(details, refused.detail())
 	}
+	detailed, failed := st.WithDetails(details...)
 	if failed != nil {
 		return st.Err() // not for these messages, which always marshal
 	}

@@ -24,7 +24,7 @@ func (s *kvService) Put(ctx context.Context, req *kvv1.PutRequest) (*kvv1.WriteR
 	if err := checkItem(req.GetKey(), req.GetValue()); err != nil {
 		return nil, s.errors.status(err)
 	}
-	r, err := propose(ctx, s.replica, kv.Command{Kind: kv.KindPut, Key: req.GetKey(), Value: req.GetValue()})
+	r, err := s.write(ctx, kv.Command{Kind: kv.KindPut, Key: req.GetKey(), Value: req.GetValue()}, req.GetSession())
 	if err != nil {
 		return nil, s.errors.status(err)
 	}
@@ -71,7 +71,7 @@ func (s *kvService) Delete(ctx context.Context, req *kvv1.DeleteRequest) (*kvv1.
 	if err := checkKey(req.GetKey()); err != nil {
 		return nil, s.errors.status(err)
 	}
-	r, err := propose(ctx, s.replica, kv.Command{Kind: kv.KindDelete, Key: req.GetKey()})
+	r, err := s.write(ctx, kv.Command{Kind: kv.KindDelete, Key: req.GetKey()}, req.GetSession())
 	if err != nil {
 		return nil, s.errors.status(err)
 	}
@@ -83,10 +83,10 @@ func (s *kvService) CompareAndSwap(ctx context.Context, req *kvv1.CompareAndSwap
 	if err := checkItem(req.GetKey(), req.GetValue()); err != nil {
 		return nil, s.errors.status(err)
 	}
-	r, err := propose(ctx, s.replica, kv.Command{
+	r, err := s.write(ctx, kv.Command{
 		Kind: kv.KindCompareAndSwap, Key: req.GetKey(), Value: req.GetValue(),
 		Expect: req.GetExpect(), ExpectAbsent: req.GetExpectAbsent(),
-	})
+	}, req.GetSession())
 	if err != nil {
 		return nil, s.errors.status(err)
 	}
@@ -95,7 +95,7 @@ func (s *kvService) CompareAndSwap(ctx context.Context, req *kvv1.CompareAndSwap
 		Version: r.Version, CreateRevision: r.CreateRevision, ModRevision: r.ModRevision,
 	}
 	if !r.Succeeded {
-		resp.Found, resp.Value = r.Found, r.Value
+		resp.Found, resp.Value, resp.ValueOmitted = r.Found, r.Value, r.ValueOmitted
 	}
 	return resp, nil
 }
@@ -106,7 +106,7 @@ func (s *kvService) Batch(ctx context.Context, req *kvv1.BatchRequest) (*kvv1.Ba
 	if err != nil {
 		return nil, s.errors.status(err)
 	}
-	r, err := propose(ctx, s.replica, cmd)
+	r, err := s.write(ctx, cmd, req.GetSession())
 	if err != nil {
 		return nil, s.errors.status(err)
 	}
@@ -127,5 +127,5 @@ func (s *kvService) Batch(ctx context.Context, req *kvv1.BatchRequest) (*kvv1.Ba
 func fillResult(dst *kvv1.Result, r *kv.Result) {
 	dst.Revision, dst.AppliedIndex = r.Revision, r.Index
 	dst.Version, dst.CreateRevision, dst.ModRevision = r.Version, r.CreateRevision, r.ModRevision
-	dst.Found, dst.Succeeded, dst.Value = r.Found, r.Succeeded, r.Value
+	dst.Found, dst.Succeeded, dst.Value, dst.ValueOmitted = r.Found, r.Succeeded, r.Value, r.ValueOmitted
 }

@@ -184,17 +184,451 @@ func (Applied) EnumDescriptor() ([]byte, []int) {
 	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{2}
 }
 
+type SessionRefused_Reason int32
+
+const (
+	SessionRefused_REASON_UNSPECIFIED SessionRefused_Reason = 0
+	// The session has ended: its time was over, or it was closed.
+	SessionRefused_REASON_ENDED SessionRefused_Reason = 1
+	// The answer was acknowledged.
+	SessionRefused_REASON_ACKNOWLEDGED SessionRefused_Reason = 2
+	// Too many answers are not acknowledged, or there are too many sessions.
+	SessionRefused_REASON_TOO_MANY SessionRefused_Reason = 3
+)
+
+// Enum value maps for SessionRefused_Reason.
+var (
+	SessionRefused_Reason_name = map[int32]string{
+		0: "REASON_UNSPECIFIED",
+		1: "REASON_ENDED",
+		2: "REASON_ACKNOWLEDGED",
+		3: "REASON_TOO_MANY",
+	}
+	SessionRefused_Reason_value = map[string]int32{
+		"REASON_UNSPECIFIED":  0,
+		"REASON_ENDED":        1,
+		"REASON_ACKNOWLEDGED": 2,
+		"REASON_TOO_MANY":     3,
+	}
+)
+
+func (x SessionRefused_Reason) Enum() *SessionRefused_Reason {
+	p := new(SessionRefused_Reason)
+	*p = x
+	return p
+}
+
+func (x SessionRefused_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SessionRefused_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_raftlab_kv_v1_kv_proto_enumTypes[3].Descriptor()
+}
+
+func (SessionRefused_Reason) Type() protoreflect.EnumType {
+	return &file_raftlab_kv_v1_kv_proto_enumTypes[3]
+}
+
+func (x SessionRefused_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SessionRefused_Reason.Descriptor instead.
+func (SessionRefused_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{7, 0}
+}
+
+type OpenSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For how long the session lasts without a command, by the leader's clock.
+	// 0 means 60,000; at least 1,000, at most 86,400,000.
+	TtlMillis     uint64 `protobuf:"varint,1,opt,name=ttl_millis,json=ttlMillis,proto3" json:"ttl_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenSessionRequest) Reset() {
+	*x = OpenSessionRequest{}
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenSessionRequest) ProtoMessage() {}
+
+func (x *OpenSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenSessionRequest.ProtoReflect.Descriptor instead.
+func (*OpenSessionRequest) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *OpenSessionRequest) GetTtlMillis() uint64 {
+	if x != nil {
+		return x.TtlMillis
+	}
+	return 0
+}
+
+type OpenSessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SessionId     uint64                 `protobuf:"varint,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	TtlMillis     uint64                 `protobuf:"varint,2,opt,name=ttl_millis,json=ttlMillis,proto3" json:"ttl_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenSessionResponse) Reset() {
+	*x = OpenSessionResponse{}
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenSessionResponse) ProtoMessage() {}
+
+func (x *OpenSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenSessionResponse.ProtoReflect.Descriptor instead.
+func (*OpenSessionResponse) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *OpenSessionResponse) GetSessionId() uint64 {
+	if x != nil {
+		return x.SessionId
+	}
+	return 0
+}
+
+func (x *OpenSessionResponse) GetTtlMillis() uint64 {
+	if x != nil {
+		return x.TtlMillis
+	}
+	return 0
+}
+
+type KeepSessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SessionId     uint64                 `protobuf:"varint,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	Acknowledged  uint64                 `protobuf:"varint,2,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepSessionRequest) Reset() {
+	*x = KeepSessionRequest{}
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepSessionRequest) ProtoMessage() {}
+
+func (x *KeepSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepSessionRequest.ProtoReflect.Descriptor instead.
+func (*KeepSessionRequest) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *KeepSessionRequest) GetSessionId() uint64 {
+	if x != nil {
+		return x.SessionId
+	}
+	return 0
+}
+
+func (x *KeepSessionRequest) GetAcknowledged() uint64 {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return 0
+}
+
+type KeepSessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepSessionResponse) Reset() {
+	*x = KeepSessionResponse{}
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepSessionResponse) ProtoMessage() {}
+
+func (x *KeepSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepSessionResponse.ProtoReflect.Descriptor instead.
+func (*KeepSessionResponse) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{3}
+}
+
+type CloseSessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SessionId     uint64                 `protobuf:"varint,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseSessionRequest) Reset() {
+	*x = CloseSessionRequest{}
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseSessionRequest) ProtoMessage() {}
+
+func (x *CloseSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseSessionRequest.ProtoReflect.Descriptor instead.
+func (*CloseSessionRequest) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CloseSessionRequest) GetSessionId() uint64 {
+	if x != nil {
+		return x.SessionId
+	}
+	return 0
+}
+
+type CloseSessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseSessionResponse) Reset() {
+	*x = CloseSessionResponse{}
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseSessionResponse) ProtoMessage() {}
+
+func (x *CloseSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseSessionResponse.ProtoReflect.Descriptor instead.
+func (*CloseSessionResponse) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{5}
+}
+
+// SessionCommand names a write in its session: sent again with the same
+// sequence, it gets the answer that it got at first.
+type SessionCommand struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SessionId uint64                 `protobuf:"varint,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Counts the writes of the session, from 1. Several may be under way, and
+	// arrive in any order.
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The client wants no more answers to writes before this one.
+	Acknowledged  uint64 `protobuf:"varint,3,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionCommand) Reset() {
+	*x = SessionCommand{}
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionCommand) ProtoMessage() {}
+
+func (x *SessionCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionCommand.ProtoReflect.Descriptor instead.
+func (*SessionCommand) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SessionCommand) GetSessionId() uint64 {
+	if x != nil {
+		return x.SessionId
+	}
+	return 0
+}
+
+func (x *SessionCommand) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *SessionCommand) GetAcknowledged() uint64 {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return 0
+}
+
+// SessionRefused is a status detail of a write in a session that was not
+// applied. Unless the reason is TOO_MANY, it may have been applied when it was
+// sent before.
+type SessionRefused struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        SessionRefused_Reason  `protobuf:"varint,1,opt,name=reason,proto3,enum=raftlab.kv.v1.SessionRefused_Reason" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRefused) Reset() {
+	*x = SessionRefused{}
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRefused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRefused) ProtoMessage() {}
+
+func (x *SessionRefused) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRefused.ProtoReflect.Descriptor instead.
+func (*SessionRefused) Descriptor() ([]byte, []int) {
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SessionRefused) GetReason() SessionRefused_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return SessionRefused_REASON_UNSPECIFIED
+}
+
 type PutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Session       *SessionCommand        `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[0]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -206,7 +640,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[0]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -219,7 +653,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{0}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PutRequest) GetKey() []byte {
@@ -232,6 +666,13 @@ func (x *PutRequest) GetKey() []byte {
 func (x *PutRequest) GetValue() []byte {
 	if x != nil {
 		return x.Value
+	}
+	return nil
+}
+
+func (x *PutRequest) GetSession() *SessionCommand {
+	if x != nil {
+		return x.Session
 	}
 	return nil
 }
@@ -255,7 +696,7 @@ type WriteResponse struct {
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[1]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -267,7 +708,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[1]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -280,7 +721,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{1}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WriteResponse) GetRevision() uint64 {
@@ -328,7 +769,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[2]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -340,7 +781,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[2]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -353,7 +794,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{2}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetRequest) GetKey() []byte {
@@ -385,7 +826,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[3]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -397,7 +838,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[3]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -410,7 +851,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{3}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetResponse) GetRevision() uint64 {
@@ -465,13 +906,14 @@ func (x *GetResponse) GetValue() []byte {
 type DeleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Session       *SessionCommand        `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[4]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +925,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[4]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,12 +938,19 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{4}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteRequest) GetKey() []byte {
 	if x != nil {
 		return x.Key
+	}
+	return nil
+}
+
+func (x *DeleteRequest) GetSession() *SessionCommand {
+	if x != nil {
+		return x.Session
 	}
 	return nil
 }
@@ -518,7 +967,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[5]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +979,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[5]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +992,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{5}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteResponse) GetRevision() uint64 {
@@ -573,15 +1022,16 @@ type CompareAndSwapRequest struct {
 	// Compared with the present value; ignored when expect_absent is set.
 	Expect []byte `protobuf:"bytes,2,opt,name=expect,proto3" json:"expect,omitempty"`
 	// Expect that the key does not exist.
-	ExpectAbsent  bool   `protobuf:"varint,3,opt,name=expect_absent,json=expectAbsent,proto3" json:"expect_absent,omitempty"`
-	Value         []byte `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	ExpectAbsent  bool            `protobuf:"varint,3,opt,name=expect_absent,json=expectAbsent,proto3" json:"expect_absent,omitempty"`
+	Value         []byte          `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	Session       *SessionCommand `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompareAndSwapRequest) Reset() {
 	*x = CompareAndSwapRequest{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[6]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +1043,7 @@ func (x *CompareAndSwapRequest) String() string {
 func (*CompareAndSwapRequest) ProtoMessage() {}
 
 func (x *CompareAndSwapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[6]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +1056,7 @@ func (x *CompareAndSwapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareAndSwapRequest.ProtoReflect.Descriptor instead.
 func (*CompareAndSwapRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{6}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CompareAndSwapRequest) GetKey() []byte {
@@ -637,6 +1087,13 @@ func (x *CompareAndSwapRequest) GetValue() []byte {
 	return nil
 }
 
+func (x *CompareAndSwapRequest) GetSession() *SessionCommand {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
 type CompareAndSwapResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Revision     uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -647,15 +1104,17 @@ type CompareAndSwapResponse struct {
 	ModRevision    uint64 `protobuf:"varint,5,opt,name=mod_revision,json=modRevision,proto3" json:"mod_revision,omitempty"`
 	Succeeded      bool   `protobuf:"varint,6,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
 	// On a mismatch: whether the key exists, and its value.
-	Found         bool   `protobuf:"varint,7,opt,name=found,proto3" json:"found,omitempty"`
-	Value         []byte `protobuf:"bytes,8,opt,name=value,proto3" json:"value,omitempty"`
+	Found bool   `protobuf:"varint,7,opt,name=found,proto3" json:"found,omitempty"`
+	Value []byte `protobuf:"bytes,8,opt,name=value,proto3" json:"value,omitempty"`
+	// The answer to a write that was sent again lacks a value above 4 KiB.
+	ValueOmitted  bool `protobuf:"varint,9,opt,name=value_omitted,json=valueOmitted,proto3" json:"value_omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompareAndSwapResponse) Reset() {
 	*x = CompareAndSwapResponse{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[7]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +1126,7 @@ func (x *CompareAndSwapResponse) String() string {
 func (*CompareAndSwapResponse) ProtoMessage() {}
 
 func (x *CompareAndSwapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[7]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +1139,7 @@ func (x *CompareAndSwapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareAndSwapResponse.ProtoReflect.Descriptor instead.
 func (*CompareAndSwapResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{7}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CompareAndSwapResponse) GetRevision() uint64 {
@@ -739,6 +1198,13 @@ func (x *CompareAndSwapResponse) GetValue() []byte {
 	return nil
 }
 
+func (x *CompareAndSwapResponse) GetValueOmitted() bool {
+	if x != nil {
+		return x.ValueOmitted
+	}
+	return false
+}
+
 type ScanRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Keys from start (inclusive) to end (exclusive); an empty end has no bound.
@@ -758,7 +1224,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[8]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +1236,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[8]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +1249,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{8}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ScanRequest) GetPrefix() []byte {
@@ -842,7 +1308,7 @@ type ScanResponse struct {
 
 func (x *ScanResponse) Reset() {
 	*x = ScanResponse{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[9]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1320,7 @@ func (x *ScanResponse) String() string {
 func (*ScanResponse) ProtoMessage() {}
 
 func (x *ScanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[9]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1333,7 @@ func (x *ScanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanResponse.ProtoReflect.Descriptor instead.
 func (*ScanResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{9}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ScanResponse) GetRevision() uint64 {
@@ -911,7 +1377,7 @@ type KeyValue struct {
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[10]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1389,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[10]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1402,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{10}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *KeyValue) GetKey() []byte {
@@ -995,7 +1461,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[11]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1473,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[11]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1486,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{11}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Operation) GetId() uint64 {
@@ -1090,14 +1556,16 @@ type Result struct {
 	// The value that a get found, or the present value on a failed swap.
 	Value []byte `protobuf:"bytes,10,opt,name=value,proto3" json:"value,omitempty"`
 	// Set when the operation was refused or its outcome is unknown.
-	Error         *OperationError `protobuf:"bytes,11,opt,name=error,proto3" json:"error,omitempty"`
+	Error *OperationError `protobuf:"bytes,11,opt,name=error,proto3" json:"error,omitempty"`
+	// As in CompareAndSwapResponse.
+	ValueOmitted  bool `protobuf:"varint,12,opt,name=value_omitted,json=valueOmitted,proto3" json:"value_omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[12]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1577,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[12]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1590,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{12}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Result) GetId() uint64 {
@@ -1202,6 +1670,13 @@ func (x *Result) GetError() *OperationError {
 	return nil
 }
 
+func (x *Result) GetValueOmitted() bool {
+	if x != nil {
+		return x.ValueOmitted
+	}
+	return false
+}
+
 type OperationError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A google.rpc.Code.
@@ -1215,7 +1690,7 @@ type OperationError struct {
 
 func (x *OperationError) Reset() {
 	*x = OperationError{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[13]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1702,7 @@ func (x *OperationError) String() string {
 func (*OperationError) ProtoMessage() {}
 
 func (x *OperationError) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[13]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1715,7 @@ func (x *OperationError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperationError.ProtoReflect.Descriptor instead.
 func (*OperationError) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{13}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *OperationError) GetCode() uint32 {
@@ -1274,14 +1749,15 @@ func (x *OperationError) GetNotLeader() *NotLeader {
 type BatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Applied in order. A failed compare-and-swap aborts the whole batch.
-	Operations    []*Operation `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	Operations    []*Operation    `protobuf:"bytes,1,rep,name=operations,proto3" json:"operations,omitempty"`
+	Session       *SessionCommand `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BatchRequest) Reset() {
 	*x = BatchRequest{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[14]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1769,7 @@ func (x *BatchRequest) String() string {
 func (*BatchRequest) ProtoMessage() {}
 
 func (x *BatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[14]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,12 +1782,19 @@ func (x *BatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
 func (*BatchRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{14}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BatchRequest) GetOperations() []*Operation {
 	if x != nil {
 		return x.Operations
+	}
+	return nil
+}
+
+func (x *BatchRequest) GetSession() *SessionCommand {
+	if x != nil {
+		return x.Session
 	}
 	return nil
 }
@@ -1330,7 +1813,7 @@ type BatchResponse struct {
 
 func (x *BatchResponse) Reset() {
 	*x = BatchResponse{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[15]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1825,7 @@ func (x *BatchResponse) String() string {
 func (*BatchResponse) ProtoMessage() {}
 
 func (x *BatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[15]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1838,7 @@ func (x *BatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchResponse.ProtoReflect.Descriptor instead.
 func (*BatchResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{15}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BatchResponse) GetRevision() uint64 {
@@ -1395,7 +1878,7 @@ type StreamRequest struct {
 
 func (x *StreamRequest) Reset() {
 	*x = StreamRequest{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[16]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1890,7 @@ func (x *StreamRequest) String() string {
 func (*StreamRequest) ProtoMessage() {}
 
 func (x *StreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[16]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1903,7 @@ func (x *StreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamRequest.ProtoReflect.Descriptor instead.
 func (*StreamRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{16}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StreamRequest) GetOperations() []*Operation {
@@ -1439,7 +1922,7 @@ type StreamResponse struct {
 
 func (x *StreamResponse) Reset() {
 	*x = StreamResponse{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[17]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1934,7 @@ func (x *StreamResponse) String() string {
 func (*StreamResponse) ProtoMessage() {}
 
 func (x *StreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[17]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1947,7 @@ func (x *StreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamResponse.ProtoReflect.Descriptor instead.
 func (*StreamResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{17}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StreamResponse) GetResults() []*Result {
@@ -1484,7 +1967,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[18]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1979,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[18]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1992,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{18}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Outcome) GetApplied() Applied {
@@ -1532,7 +2015,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[19]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +2027,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[19]
+	mi := &file_raftlab_kv_v1_kv_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +2040,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{19}
+	return file_raftlab_kv_v1_kv_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NotLeader) GetLeaderId() uint64 {
@@ -1578,11 +2061,41 @@ var File_raftlab_kv_v1_kv_proto protoreflect.FileDescriptor
 
 const file_raftlab_kv_v1_kv_proto_rawDesc = "" +
 	"\n" +
-	"\x16raftlab/kv/v1/kv.proto\x12\rraftlab.kv.v1\"4\n" +
+	"\x16raftlab/kv/v1/kv.proto\x12\rraftlab.kv.v1\"3\n" +
+	"\x12OpenSessionRequest\x12\x1d\n" +
+	"\n" +
+	"ttl_millis\x18\x01 \x01(\x04R\tttlMillis\"S\n" +
+	"\x13OpenSessionResponse\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\x04R\tsessionId\x12\x1d\n" +
+	"\n" +
+	"ttl_millis\x18\x02 \x01(\x04R\tttlMillis\"W\n" +
+	"\x12KeepSessionRequest\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\x04R\tsessionId\x12\"\n" +
+	"\facknowledged\x18\x02 \x01(\x04R\facknowledged\"\x15\n" +
+	"\x13KeepSessionResponse\"4\n" +
+	"\x13CloseSessionRequest\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\x04R\tsessionId\"\x16\n" +
+	"\x14CloseSessionResponse\"o\n" +
+	"\x0eSessionCommand\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\x04R\tsessionId\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\"\n" +
+	"\facknowledged\x18\x03 \x01(\x04R\facknowledged\"\xb0\x01\n" +
+	"\x0eSessionRefused\x12<\n" +
+	"\x06reason\x18\x01 \x01(\x0e2$.raftlab.kv.v1.SessionRefused.ReasonR\x06reason\"`\n" +
+	"\x06Reason\x12\x16\n" +
+	"\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fREASON_ENDED\x10\x01\x12\x17\n" +
+	"\x13REASON_ACKNOWLEDGED\x10\x02\x12\x13\n" +
+	"\x0fREASON_TOO_MANY\x10\x03\"m\n" +
 	"\n" +
 	"PutRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"\xb6\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x127\n" +
+	"\asession\x18\x03 \x01(\v2\x1d.raftlab.kv.v1.SessionCommandR\asession\"\xb6\x01\n" +
 	"\rWriteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12#\n" +
 	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12\x18\n" +
@@ -1600,18 +2113,20 @@ const file_raftlab_kv_v1_kv_proto_rawDesc = "" +
 	"\x0fcreate_revision\x18\x04 \x01(\x04R\x0ecreateRevision\x12!\n" +
 	"\fmod_revision\x18\x05 \x01(\x04R\vmodRevision\x12\x14\n" +
 	"\x05found\x18\x06 \x01(\bR\x05found\x12\x14\n" +
-	"\x05value\x18\a \x01(\fR\x05value\"!\n" +
+	"\x05value\x18\a \x01(\fR\x05value\"Z\n" +
 	"\rDeleteRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\fR\x03key\"k\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x127\n" +
+	"\asession\x18\x02 \x01(\v2\x1d.raftlab.kv.v1.SessionCommandR\asession\"k\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12#\n" +
 	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12\x18\n" +
-	"\adeleted\x18\x03 \x01(\bR\adeleted\"|\n" +
+	"\adeleted\x18\x03 \x01(\bR\adeleted\"\xb5\x01\n" +
 	"\x15CompareAndSwapRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06expect\x18\x02 \x01(\fR\x06expect\x12#\n" +
 	"\rexpect_absent\x18\x03 \x01(\bR\fexpectAbsent\x12\x14\n" +
-	"\x05value\x18\x04 \x01(\fR\x05value\"\x89\x02\n" +
+	"\x05value\x18\x04 \x01(\fR\x05value\x127\n" +
+	"\asession\x18\x05 \x01(\v2\x1d.raftlab.kv.v1.SessionCommandR\asession\"\xae\x02\n" +
 	"\x16CompareAndSwapResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12#\n" +
 	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12\x18\n" +
@@ -1620,7 +2135,8 @@ const file_raftlab_kv_v1_kv_proto_rawDesc = "" +
 	"\fmod_revision\x18\x05 \x01(\x04R\vmodRevision\x12\x1c\n" +
 	"\tsucceeded\x18\x06 \x01(\bR\tsucceeded\x12\x14\n" +
 	"\x05found\x18\a \x01(\bR\x05found\x12\x14\n" +
-	"\x05value\x18\b \x01(\fR\x05value\"\xc0\x01\n" +
+	"\x05value\x18\b \x01(\fR\x05value\x12#\n" +
+	"\rvalue_omitted\x18\t \x01(\bR\fvalueOmitted\"\xc0\x01\n" +
 	"\vScanRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\fR\x05start\x12\x10\n" +
@@ -1647,7 +2163,7 @@ const file_raftlab_kv_v1_kv_proto_rawDesc = "" +
 	"\x05value\x18\x04 \x01(\fR\x05value\x12\x16\n" +
 	"\x06expect\x18\x05 \x01(\fR\x06expect\x12#\n" +
 	"\rexpect_absent\x18\x06 \x01(\bR\fexpectAbsent\x12<\n" +
-	"\vconsistency\x18\a \x01(\x0e2\x1a.raftlab.kv.v1.ConsistencyR\vconsistency\"\xf0\x02\n" +
+	"\vconsistency\x18\a \x01(\x0e2\x1a.raftlab.kv.v1.ConsistencyR\vconsistency\"\x95\x03\n" +
 	"\x06Result\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.raftlab.kv.v1.OperationKindR\x04kind\x12\x1a\n" +
@@ -1660,17 +2176,19 @@ const file_raftlab_kv_v1_kv_proto_rawDesc = "" +
 	"\tsucceeded\x18\t \x01(\bR\tsucceeded\x12\x14\n" +
 	"\x05value\x18\n" +
 	" \x01(\fR\x05value\x123\n" +
-	"\x05error\x18\v \x01(\v2\x1d.raftlab.kv.v1.OperationErrorR\x05error\"\xa9\x01\n" +
+	"\x05error\x18\v \x01(\v2\x1d.raftlab.kv.v1.OperationErrorR\x05error\x12#\n" +
+	"\rvalue_omitted\x18\f \x01(\bR\fvalueOmitted\"\xa9\x01\n" +
 	"\x0eOperationError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x120\n" +
 	"\aapplied\x18\x03 \x01(\x0e2\x16.raftlab.kv.v1.AppliedR\aapplied\x127\n" +
 	"\n" +
-	"not_leader\x18\x04 \x01(\v2\x18.raftlab.kv.v1.NotLeaderR\tnotLeader\"H\n" +
+	"not_leader\x18\x04 \x01(\v2\x18.raftlab.kv.v1.NotLeaderR\tnotLeader\"\x81\x01\n" +
 	"\fBatchRequest\x128\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x18.raftlab.kv.v1.OperationR\n" +
-	"operations\"\x9f\x01\n" +
+	"operations\x127\n" +
+	"\asession\x18\x02 \x01(\v2\x1d.raftlab.kv.v1.SessionCommandR\asession\"\x9f\x01\n" +
 	"\rBatchResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12#\n" +
 	"\rapplied_index\x18\x02 \x01(\x04R\fappliedIndex\x12\x1c\n" +
@@ -1701,7 +2219,7 @@ const file_raftlab_kv_v1_kv_proto_rawDesc = "" +
 	"\x13APPLIED_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"APPLIED_NO\x10\x01\x12\x13\n" +
-	"\x0fAPPLIED_UNKNOWN\x10\x022\xf8\x03\n" +
+	"\x0fAPPLIED_UNKNOWN\x10\x022\xfd\x05\n" +
 	"\x02KV\x12>\n" +
 	"\x03Put\x12\x19.raftlab.kv.v1.PutRequest\x1a\x1c.raftlab.kv.v1.WriteResponse\x12<\n" +
 	"\x03Get\x12\x19.raftlab.kv.v1.GetRequest\x1a\x1a.raftlab.kv.v1.GetResponse\x12E\n" +
@@ -1709,7 +2227,10 @@ const file_raftlab_kv_v1_kv_proto_rawDesc = "" +
 	"\x0eCompareAndSwap\x12$.raftlab.kv.v1.CompareAndSwapRequest\x1a%.raftlab.kv.v1.CompareAndSwapResponse\x12?\n" +
 	"\x04Scan\x12\x1a.raftlab.kv.v1.ScanRequest\x1a\x1b.raftlab.kv.v1.ScanResponse\x12B\n" +
 	"\x05Batch\x12\x1b.raftlab.kv.v1.BatchRequest\x1a\x1c.raftlab.kv.v1.BatchResponse\x12I\n" +
-	"\x06Stream\x12\x1c.raftlab.kv.v1.StreamRequest\x1a\x1d.raftlab.kv.v1.StreamResponse(\x010\x01B\"Z raftlab/proto/raftlab/kv/v1;kvv1b\x06proto3"
+	"\x06Stream\x12\x1c.raftlab.kv.v1.StreamRequest\x1a\x1d.raftlab.kv.v1.StreamResponse(\x010\x01\x12T\n" +
+	"\vOpenSession\x12!.raftlab.kv.v1.OpenSessionRequest\x1a\".raftlab.kv.v1.OpenSessionResponse\x12T\n" +
+	"\vKeepSession\x12!.raftlab.kv.v1.KeepSessionRequest\x1a\".raftlab.kv.v1.KeepSessionResponse\x12W\n" +
+	"\fCloseSession\x12\".raftlab.kv.v1.CloseSessionRequest\x1a#.raftlab.kv.v1.CloseSessionResponseB\"Z raftlab/proto/raftlab/kv/v1;kvv1b\x06proto3"
 
 var (
 	file_raftlab_kv_v1_kv_proto_rawDescOnce sync.Once
@@ -1723,67 +2244,87 @@ func file_raftlab_kv_v1_kv_proto_rawDescGZIP() []byte {
 	return file_raftlab_kv_v1_kv_proto_rawDescData
 }
 
-var file_raftlab_kv_v1_kv_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_raftlab_kv_v1_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_raftlab_kv_v1_kv_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_raftlab_kv_v1_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_raftlab_kv_v1_kv_proto_goTypes = []any{
 	(Consistency)(0),               // 0: raftlab.kv.v1.Consistency
 	(OperationKind)(0),             // 1: raftlab.kv.v1.OperationKind
 	(Applied)(0),                   // 2: raftlab.kv.v1.Applied
-	(*PutRequest)(nil),             // 3: raftlab.kv.v1.PutRequest
-	(*WriteResponse)(nil),          // 4: raftlab.kv.v1.WriteResponse
-	(*GetRequest)(nil),             // 5: raftlab.kv.v1.GetRequest
-	(*GetResponse)(nil),            // 6: raftlab.kv.v1.GetResponse
-	(*DeleteRequest)(nil),          // 7: raftlab.kv.v1.DeleteRequest
-	(*DeleteResponse)(nil),         // 8: raftlab.kv.v1.DeleteResponse
-	(*CompareAndSwapRequest)(nil),  // 9: raftlab.kv.v1.CompareAndSwapRequest
-	(*CompareAndSwapResponse)(nil), // 10: raftlab.kv.v1.CompareAndSwapResponse
-	(*ScanRequest)(nil),            // 11: raftlab.kv.v1.ScanRequest
-	(*ScanResponse)(nil),           // 12: raftlab.kv.v1.ScanResponse
-	(*KeyValue)(nil),               // 13: raftlab.kv.v1.KeyValue
-	(*Operation)(nil),              // 14: raftlab.kv.v1.Operation
-	(*Result)(nil),                 // 15: raftlab.kv.v1.Result
-	(*OperationError)(nil),         // 16: raftlab.kv.v1.OperationError
-	(*BatchRequest)(nil),           // 17: raftlab.kv.v1.BatchRequest
-	(*BatchResponse)(nil),          // 18: raftlab.kv.v1.BatchResponse
-	(*StreamRequest)(nil),          // 19: raftlab.kv.v1.StreamRequest
-	(*StreamResponse)(nil),         // 20: raftlab.kv.v1.StreamResponse
-	(*Outcome)(nil),                // 21: raftlab.kv.v1.Outcome
-	(*NotLeader)(nil),              // 22: raftlab.kv.v1.NotLeader
+	(SessionRefused_Reason)(0),     // 3: raftlab.kv.v1.SessionRefused.Reason
+	(*OpenSessionRequest)(nil),     // 4: raftlab.kv.v1.OpenSessionRequest
+	(*OpenSessionResponse)(nil),    // 5: raftlab.kv.v1.OpenSessionResponse
+	(*KeepSessionRequest)(nil),     // 6: raftlab.kv.v1.KeepSessionRequest
+	(*KeepSessionResponse)(nil),    // 7: raftlab.kv.v1.KeepSessionResponse
+	(*CloseSessionRequest)(nil),    // 8: raftlab.kv.v1.CloseSessionRequest
+	(*CloseSessionResponse)(nil),   // 9: raftlab.kv.v1.CloseSessionResponse
+	(*SessionCommand)(nil),         // 10: raftlab.kv.v1.SessionCommand
+	(*SessionRefused)(nil),         // 11: raftlab.kv.v1.SessionRefused
+	(*PutRequest)(nil),             // 12: raftlab.kv.v1.PutRequest
+	(*WriteResponse)(nil),          // 13: raftlab.kv.v1.WriteResponse
+	(*GetRequest)(nil),             // 14: raftlab.kv.v1.GetRequest
+	(*GetResponse)(nil),            // 15: raftlab.kv.v1.GetResponse
+	(*DeleteRequest)(nil),          // 16: raftlab.kv.v1.DeleteRequest
+	(*DeleteResponse)(nil),         // 17: raftlab.kv.v1.DeleteResponse
+	(*CompareAndSwapRequest)(nil),  // 18: raftlab.kv.v1.CompareAndSwapRequest
+	(*CompareAndSwapResponse)(nil), // 19: raftlab.kv.v1.CompareAndSwapResponse
+	(*ScanRequest)(nil),            // 20: raftlab.kv.v1.ScanRequest
+	(*ScanResponse)(nil),           // 21: raftlab.kv.v1.ScanResponse
+	(*KeyValue)(nil),               // 22: raftlab.kv.v1.KeyValue
+	(*Operation)(nil),              // 23: raftlab.kv.v1.Operation
+	(*Result)(nil),                 // 24: raftlab.kv.v1.Result
+	(*OperationError)(nil),         // 25: raftlab.kv.v1.OperationError
+	(*BatchRequest)(nil),           // 26: raftlab.kv.v1.BatchRequest
+	(*BatchResponse)(nil),          // 27: raftlab.kv.v1.BatchResponse
+	(*StreamRequest)(nil),          // 28: raftlab.kv.v1.StreamRequest
+	(*StreamResponse)(nil),         // 29: raftlab.kv.v1.StreamResponse
+	(*Outcome)(nil),                // 30: raftlab.kv.v1.Outcome
+	(*NotLeader)(nil),              // 31: raftlab.kv.v1.NotLeader
 }
 var file_raftlab_kv_v1_kv_proto_depIdxs = []int32{
-	0,  // 0: raftlab.kv.v1.GetRequest.consistency:type_name -> raftlab.kv.v1.Consistency
-	0,  // 1: raftlab.kv.v1.ScanRequest.consistency:type_name -> raftlab.kv.v1.Consistency
-	13, // 2: raftlab.kv.v1.ScanResponse.items:type_name -> raftlab.kv.v1.KeyValue
-	1,  // 3: raftlab.kv.v1.Operation.kind:type_name -> raftlab.kv.v1.OperationKind
-	0,  // 4: raftlab.kv.v1.Operation.consistency:type_name -> raftlab.kv.v1.Consistency
-	1,  // 5: raftlab.kv.v1.Result.kind:type_name -> raftlab.kv.v1.OperationKind
-	16, // 6: raftlab.kv.v1.Result.error:type_name -> raftlab.kv.v1.OperationError
-	2,  // 7: raftlab.kv.v1.OperationError.applied:type_name -> raftlab.kv.v1.Applied
-	22, // 8: raftlab.kv.v1.OperationError.not_leader:type_name -> raftlab.kv.v1.NotLeader
-	14, // 9: raftlab.kv.v1.BatchRequest.operations:type_name -> raftlab.kv.v1.Operation
-	15, // 10: raftlab.kv.v1.BatchResponse.results:type_name -> raftlab.kv.v1.Result
-	14, // 11: raftlab.kv.v1.StreamRequest.operations:type_name -> raftlab.kv.v1.Operation
-	15, // 12: raftlab.kv.v1.StreamResponse.results:type_name -> raftlab.kv.v1.Result
-	2,  // 13: raftlab.kv.v1.Outcome.applied:type_name -> raftlab.kv.v1.Applied
-	3,  // 14: raftlab.kv.v1.KV.Put:input_type -> raftlab.kv.v1.PutRequest
-	5,  // 15: raftlab.kv.v1.KV.Get:input_type -> raftlab.kv.v1.GetRequest
-	7,  // 16: raftlab.kv.v1.KV.Delete:input_type -> raftlab.kv.v1.DeleteRequest
-	9,  // 17: raftlab.kv.v1.KV.CompareAndSwap:input_type -> raftlab.kv.v1.CompareAndSwapRequest
-	11, // 18: raftlab.kv.v1.KV.Scan:input_type -> raftlab.kv.v1.ScanRequest
-	17, // 19: raftlab.kv.v1.KV.Batch:input_type -> raftlab.kv.v1.BatchRequest
-	19, // 20: raftlab.kv.v1.KV.Stream:input_type -> raftlab.kv.v1.StreamRequest
-	4,  // 21: raftlab.kv.v1.KV.Put:output_type -> raftlab.kv.v1.WriteResponse
-	6,  // 22: raftlab.kv.v1.KV.Get:output_type -> raftlab.kv.v1.GetResponse
-	8,  // 23: raftlab.kv.v1.KV.Delete:output_type -> raftlab.kv.v1.DeleteResponse
-	10, // 24: raftlab.kv.v1.KV.CompareAndSwap:output_type -> raftlab.kv.v1.CompareAndSwapResponse
-	12, // 25: raftlab.kv.v1.KV.Scan:output_type -> raftlab.kv.v1.ScanResponse
-	18, // 26: raftlab.kv.v1.KV.Batch:output_type -> raftlab.kv.v1.BatchResponse
-	20, // 27: raftlab.kv.v1.KV.Stream:output_type -> raftlab.kv.v1.StreamResponse
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	3,  // 0: raftlab.kv.v1.SessionRefused.reason:type_name -> raftlab.kv.v1.SessionRefused.Reason
+	10, // 1: raftlab.kv.v1.PutRequest.session:type_name -> raftlab.kv.v1.SessionCommand
+	0,  // 2: raftlab.kv.v1.GetRequest.consistency:type_name -> raftlab.kv.v1.Consistency
+	10, // 3: raftlab.kv.v1.DeleteRequest.session:type_name -> raftlab.kv.v1.SessionCommand
+	10, // 4: raftlab.kv.v1.CompareAndSwapRequest.session:type_name -> raftlab.kv.v1.SessionCommand
+	0,  // 5: raftlab.kv.v1.ScanRequest.consistency:type_name -> raftlab.kv.v1.Consistency
+	22, // 6: raftlab.kv.v1.ScanResponse.items:type_name -> raftlab.kv.v1.KeyValue
+	1,  // 7: raftlab.kv.v1.Operation.kind:type_name -> raftlab.kv.v1.OperationKind
+	0,  // 8: raftlab.kv.v1.Operation.consistency:type_name -> raftlab.kv.v1.Consistency
+	1,  // 9: raftlab.kv.v1.Result.kind:type_name -> raftlab.kv.v1.OperationKind
+	25, // 10: raftlab.kv.v1.Result.error:type_name -> raftlab.kv.v1.OperationError
+	2,  // 11: raftlab.kv.v1.OperationError.applied:type_name -> raftlab.kv.v1.Applied
+	31, // 12: raftlab.kv.v1.OperationError.not_leader:type_name -> raftlab.kv.v1.NotLeader
+	23, // 13: raftlab.kv.v1.BatchRequest.operations:type_name -> raftlab.kv.v1.Operation
+	10, // 14: raftlab.kv.v1.BatchRequest.session:type_name -> raftlab.kv.v1.SessionCommand
+	24, // 15: raftlab.kv.v1.BatchResponse.results:type_name -> raftlab.kv.v1.Result
+	23, // 16: raftlab.kv.v1.StreamRequest.operations:type_name -> raftlab.kv.v1.Operation
+	24, // 17: raftlab.kv.v1.StreamResponse.results:type_name -> raftlab.kv.v1.Result
+	2,  // 18: raftlab.kv.v1.Outcome.applied:type_name -> raftlab.kv.v1.Applied
+	12, // 19: raftlab.kv.v1.KV.Put:input_type -> raftlab.kv.v1.PutRequest
+	14, // 20: raftlab.kv.v1.KV.Get:input_type -> raftlab.kv.v1.GetRequest
+	16, // 21: raftlab.kv.v1.KV.Delete:input_type -> raftlab.kv.v1.DeleteRequest
+	18, // 22: raftlab.kv.v1.KV.CompareAndSwap:input_type -> raftlab.kv.v1.CompareAndSwapRequest
+	20, // 23: raftlab.kv.v1.KV.Scan:input_type -> raftlab.kv.v1.ScanRequest
+	26, // 24: raftlab.kv.v1.KV.Batch:input_type -> raftlab.kv.v1.BatchRequest
+	28, // 25: raftlab.kv.v1.KV.Stream:input_type -> raftlab.kv.v1.StreamRequest
+	4,  // 26: raftlab.kv.v1.KV.OpenSession:input_type -> raftlab.kv.v1.OpenSessionRequest
+	6,  // 27: raftlab.kv.v1.KV.KeepSession:input_type -> raftlab.kv.v1.KeepSessionRequest
+	8,  // 28: raftlab.kv.v1.KV.CloseSession:input_type -> raftlab.kv.v1.CloseSessionRequest
+	13, // 29: raftlab.kv.v1.KV.Put:output_type -> raftlab.kv.v1.WriteResponse
+	15, // 30: raftlab.kv.v1.KV.Get:output_type -> raftlab.kv.v1.GetResponse
+	17, // 31: raftlab.kv.v1.KV.Delete:output_type -> raftlab.kv.v1.DeleteResponse
+	19, // 32: raftlab.kv.v1.KV.CompareAndSwap:output_type -> raftlab.kv.v1.CompareAndSwapResponse
+	21, // 33: raftlab.kv.v1.KV.Scan:output_type -> raftlab.kv.v1.ScanResponse
+	27, // 34: raftlab.kv.v1.KV.Batch:output_type -> raftlab.kv.v1.BatchResponse
+	29, // 35: raftlab.kv.v1.KV.Stream:output_type -> raftlab.kv.v1.StreamResponse
+	5,  // 36: raftlab.kv.v1.KV.OpenSession:output_type -> raftlab.kv.v1.OpenSessionResponse
+	7,  // 37: raftlab.kv.v1.KV.KeepSession:output_type -> raftlab.kv.v1.KeepSessionResponse
+	9,  // 38: raftlab.kv.v1.KV.CloseSession:output_type -> raftlab.kv.v1.CloseSessionResponse
+	29, // [29:39] is the sub-list for method output_type
+	19, // [19:29] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_raftlab_kv_v1_kv_proto_init() }
@@ -1796,8 +2337,8 @@ func file_raftlab_kv_v1_kv_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlab_kv_v1_kv_proto_rawDesc), len(file_raftlab_kv_v1_kv_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   20,
+			NumEnums:      4,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,9 @@ const (
 	KV_Scan_FullMethodName           = "/raftlab.kv.v1.KV/Scan"
 	KV_Batch_FullMethodName          = "/raftlab.kv.v1.KV/Batch"
 	KV_Stream_FullMethodName         = "/raftlab.kv.v1.KV/Stream"
+	KV_OpenSession_FullMethodName    = "/raftlab.kv.v1.KV/OpenSession"
+	KV_KeepSession_FullMethodName    = "/raftlab.kv.v1.KV/KeepSession"
+	KV_CloseSession_FullMethodName   = "/raftlab.kv.v1.KV/CloseSession"
 )
 
 // KVClient is the client API for KV service.
@@ -58,6 +61,13 @@ type KVClient interface {
 	// keep their order; answers come in any order and are matched by id. When the
 	// stream breaks, the outcome of unanswered writes is unknown.
 	Stream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamRequest, StreamResponse], error)
+	// OpenSession begins a session, in which writes are applied exactly once
+	// however often they are sent (Raft thesis, section 6.3).
+	OpenSession(ctx context.Context, in *OpenSessionRequest, opts ...grpc.CallOption) (*OpenSessionResponse, error)
+	// KeepSession makes the session's time begin anew, as each of its writes does.
+	KeepSession(ctx context.Context, in *KeepSessionRequest, opts ...grpc.CallOption) (*KeepSessionResponse, error)
+	// CloseSession ends a session; one that has ended stays so.
+	CloseSession(ctx context.Context, in *CloseSessionRequest, opts ...grpc.CallOption) (*CloseSessionResponse, error)
 }
 
 type kVClient struct {
@@ -141,6 +151,36 @@ func (c *kVClient) Stream(ctx context.Context, opts ...grpc.CallOption) (grpc.Bi
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type KV_StreamClient = grpc.BidiStreamingClient[StreamRequest, StreamResponse]
 
+func (c *kVClient) OpenSession(ctx context.Context, in *OpenSessionRequest, opts ...grpc.CallOption) (*OpenSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OpenSessionResponse)
+	err := c.cc.Invoke(ctx, KV_OpenSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kVClient) KeepSession(ctx context.Context, in *KeepSessionRequest, opts ...grpc.CallOption) (*KeepSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KeepSessionResponse)
+	err := c.cc.Invoke(ctx, KV_KeepSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kVClient) CloseSession(ctx context.Context, in *CloseSessionRequest, opts ...grpc.CallOption) (*CloseSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CloseSessionResponse)
+	err := c.cc.Invoke(ctx, KV_CloseSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // KVServer is the server API for KV service.
 // All implementations must embed UnimplementedKVServer
 // for forward compatibility.
@@ -169,6 +209,13 @@ type KVServer interface {
 	// keep their order; answers come in any order and are matched by id. When the
 	// stream breaks, the outcome of unanswered writes is unknown.
 	Stream(grpc.BidiStreamingServer[StreamRequest, StreamResponse]) error
+	// OpenSession begins a session, in which writes are applied exactly once
+	// however often they are sent (Raft thesis, section 6.3).
+	OpenSession(context.Context, *OpenSessionRequest) (*OpenSessionResponse, error)
+	// KeepSession makes the session's time begin anew, as each of its writes does.
+	KeepSession(context.Context, *KeepSessionRequest) (*KeepSessionResponse, error)
+	// CloseSession ends a session; one that has ended stays so.
+	CloseSession(context.Context, *CloseSessionRequest) (*CloseSessionResponse, error)
 	mustEmbedUnimplementedKVServer()
 }
 
@@ -199,6 +246,15 @@ func (UnimplementedKVServer) Batch(context.Context, *BatchRequest) (*BatchRespon
 }
 func (UnimplementedKVServer) Stream(grpc.BidiStreamingServer[StreamRequest, StreamResponse]) error {
 	return status.Error(codes.Unimplemented, "method Stream not implemented")
+}
+func (UnimplementedKVServer) OpenSession(context.Context, *OpenSessionRequest) (*OpenSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method OpenSession not implemented")
+}
+func (UnimplementedKVServer) KeepSession(context.Context, *KeepSessionRequest) (*KeepSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method KeepSession not implemented")
+}
+func (UnimplementedKVServer) CloseSession(context.Context, *CloseSessionRequest) (*CloseSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CloseSession not implemented")
 }
 func (UnimplementedKVServer) mustEmbedUnimplementedKVServer() {}
 func (UnimplementedKVServer) testEmbeddedByValue()            {}
@@ -336,6 +392,60 @@ func _KV_Stream_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type KV_StreamServer = grpc.BidiStreamingServer[StreamRequest, StreamResponse]
 
+func _KV_OpenSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OpenSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).OpenSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_OpenSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).OpenSession(ctx, req.(*OpenSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KV_KeepSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KeepSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).KeepSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_KeepSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).KeepSession(ctx, req.(*KeepSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KV_CloseSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CloseSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KVServer).CloseSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KV_CloseSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KVServer).CloseSession(ctx, req.(*CloseSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // KV_ServiceDesc is the grpc.ServiceDesc for KV service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -366,6 +476,18 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Batch",
 			Handler:    _KV_Batch_Handler,
+		},
+		{
+			MethodName: "OpenSession",
+			Handler:    _KV_OpenSession_Handler,
+		},
+		{
+			MethodName: "KeepSession",
+			Handler:    _KV_KeepSession_Handler,
+		},
+		{
+			MethodName: "CloseSession",
+			Handler:    _KV_CloseSession_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
