@@ -1,9 +1,9 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"io"
-	"sync"
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -15,51 +15,29 @@ import (
 	transportv1 "raftlab/proto/raftlab/transport/v1"
 )
 
-// inboundSnapshots bounds what is taken in at a time: one from each sender, a
-// few in all.
-type inboundSnapshots struct {
-	mu     sync.Mutex
-	active map[uint64]bool
+type snapshotStream = grpc.BidiStreamingServer[transportv1.SnapshotFrame, transportv1.SnapshotAck]
+
+// snapshotFrames receives in a goroutine of its own: receiving is the only thing
+// on the server's side that can't be given a timeout.
+type snapshotFrames struct {
+	server *server
+	ctx    context.Context //nolint:containedctx // of the stream
+	frames chan receivedFrame
 }
 
-const maxInboundSnapshots = 4
-
-func (i *inboundSnapshots) begin(from uint64) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.active[from] || len(i.active) >= maxInboundSnapshots {
-		return status.Errorf(codes.ResourceExhausted, "already taking in %d snapshots", len(i.active))
-	}
-	i.active[from] = true
-	return nil
-}
-
-func (i *inboundSnapshots) end(from uint64) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	delete(i.active, from)
-}
-
-// snapshotFrame is what a receiving goroutine got.
-type snapshotFrame struct {
+type receivedFrame struct {
 	frame *transportv1.SnapshotFrame
 	err   error
 }
 
-// Snapshot implements transportv1.RaftTransportServer.
-func (s *server) Snapshot(rpc grpc.BidiStreamingServer[transportv1.SnapshotFrame, transportv1.SnapshotAck]) error {
-	if !s.enter() {
-		return errStopping
-	}
-	defer s.running.Done()
-	// Receiving is the only thing that can't be given a timeout.
-	frames := make(chan snapshotFrame)
+func (s *server) snapshotFrames(ctx context.Context, rpc snapshotStream) *snapshotFrames {
+	r := &snapshotFrames{server: s, ctx: ctx, frames: make(chan receivedFrame)}
 	go func() {
 		for {
 			f, err := rpc.Recv()
 			select {
-			case frames <- snapshotFrame{f, err}:
-			case <-rpc.Context().Done():
+			case r.frames <- receivedFrame{f, err}:
+			case <-ctx.Done():
 				return
 			}
 			if err != nil {
@@ -67,21 +45,44 @@ func (s *server) Snapshot(rpc grpc.BidiStreamingServer[transportv1.SnapshotFrame
 			}
 		}
 	}()
-	next := func() (*transportv1.SnapshotFrame, error) {
-		t := time.NewTimer(snapshotPatience)
-		defer t.Stop()
-		select {
-		case f := <-frames:
+	return r
+}
+
+// next returns the next frame, or io.EOF when the sender has no more; all other
+// errors are broken streams.
+func (r *snapshotFrames) next() (*transportv1.SnapshotFrame, error) {
+	patience := r.server.cfg.SnapshotTimeout
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	var err error
+	select {
+	case f := <-r.frames:
+		if f.err == nil || errors.Is(f.err, io.EOF) {
 			return f.frame, f.err
-		case <-t.C:
-			return nil, status.Errorf(codes.DeadlineExceeded, "no snapshot chunk for %v", snapshotPatience)
-		case <-s.ctx.Done():
-			return nil, errStopping
 		}
+		err = f.err
+	case <-t.C:
+		err = status.Errorf(codes.DeadlineExceeded, "no snapshot chunk for %v", patience)
+	case <-r.ctx.Done():
+		err = context.Cause(r.ctx)
+	case <-r.server.ctx.Done():
+		err = errStopping
 	}
-	first, err := next()
+	return nil, brokenError{err}
+}
+
+// Snapshot implements transportv1.RaftTransportServer.
+func (s *server) Snapshot(rpc snapshotStream) error {
+	if !s.enter() {
+		return errStopping
+	}
+	defer s.running.Done()
+	ctx, stop := context.WithCancelCause(rpc.Context())
+	defer stop(nil)
+	frames := s.snapshotFrames(ctx, rpc)
+	first, err := frames.next()
 	if err != nil {
-		return err
+		return plain(err)
 	}
 	offer := first.GetOffer()
 	m, err := s.checkOffer(offer)
@@ -89,13 +90,21 @@ func (s *server) Snapshot(rpc grpc.BidiStreamingServer[transportv1.SnapshotFrame
 		s.log.Warn("refused a snapshot", "from", offer.GetFrom(), "error", status.Convert(err).Message())
 		return err
 	}
-	if err := s.inbound.begin(m.GetFrom()); err != nil {
+	if err := s.inbound.begin(ctx, stop, m.GetFrom(), offer.GetEpoch()); err != nil {
 		return err
 	}
 	defer s.inbound.end(m.GetFrom())
-	err = s.takeSnapshot(m, rpc, next)
+	err = s.takeSnapshot(m, offer.GetWindowBytes(), rpc, frames)
 	if err != nil {
-		s.log.Warn("snapshot not taken", "from", m.GetFrom(), "error", status.Convert(err).Message())
+		s.log.Warn("snapshot not taken", "from", m.GetFrom(), "error", status.Convert(plain(err)).Message())
+	}
+	return plain(err)
+}
+
+// plain is the error that goes to the sender.
+func plain(err error) error {
+	if broken, ok := errors.AsType[brokenError](err); ok {
+		return broken.error
 	}
 	return err
 }
@@ -127,67 +136,91 @@ func (s *server) checkOffer(offer *transportv1.SnapshotOffer) (*pb.Message, erro
 	return m, nil
 }
 
-// takeSnapshot writes the chunks, in order, and commits.
-func (s *server) takeSnapshot(m *pb.Message, rpc grpc.BidiStreamingServer[transportv1.SnapshotFrame, transportv1.SnapshotAck],
-	next func() (*transportv1.SnapshotFrame, error),
-) (err error) {
+// openInbound returns what there is of the offered snapshot, or begins it.
+func (s *server) openInbound(m *pb.Message) (*inbound, error) {
+	now := time.Now()
+	if in := s.inbound.resume(pointOf(m), now); in != nil {
+		return in, nil
+	}
 	w, err := s.handler.AcceptSnapshot(m)
 	if err != nil {
-		return snapshotError("accept", err)
+		return nil, snapshotError("accept", err)
 	}
-	done := false
-	defer func() {
-		if !done {
-			w.Abort()
-		}
-	}()
-	if err := rpc.Send(&transportv1.SnapshotAck{}); err != nil {
+	return &inbound{all: &s.inbound, point: pointOf(m), writer: w, moved: now}, nil
+}
+
+// takeSnapshot takes in the chunks and commits. When the stream breaks, what
+// came is kept for the next one; when it brings what it should not, it is dropped.
+func (s *server) takeSnapshot(m *pb.Message, window uint64, rpc snapshotStream, frames *snapshotFrames) error {
+	in, err := s.openInbound(m)
+	if err != nil {
 		return err
 	}
+	if !in.writer.Needed() {
+		// The sender did not hear that the last transfer was taken.
+		in.abort()
+		return rpc.Send(&transportv1.SnapshotAck{Done: true})
+	}
 	c := s.counters(m.GetFrom())
-	var offset, acked uint64
+	start := in.offset
+	if start > 0 {
+		c.snapshotsReceivedResumed.Add(1)
+		c.snapshotBytesReceivedResumed.Add(start)
+		s.log.Info("resuming a snapshot", "from", m.GetFrom(), "index", in.point.index, "offset", start)
+	}
+	if err := s.takeChunks(in, window, c, rpc, frames); err != nil {
+		if isBroken(err) {
+			s.inbound.park(in, time.Now())
+		} else {
+			in.abort()
+		}
+		return err
+	}
+	size := in.offset
+	if err := in.commit(m); err != nil {
+		return err
+	}
+	c.messagesReceived.Add(1)
+	c.snapshotsReceived.Add(1)
+	return rpc.Send(&transportv1.SnapshotAck{Offset: size, Done: true})
+}
+
+// takeChunks writes the chunks of one stream, in order, up to the last.
+func (s *server) takeChunks(in *inbound, window uint64, c *counters, rpc snapshotStream, frames *snapshotFrames) error {
+	acked := in.offset
+	if err := rpc.Send(&transportv1.SnapshotAck{Offset: in.offset}); err != nil {
+		return brokenError{err}
+	}
 	for {
-		f, err := next()
+		f, err := frames.next()
 		switch {
 		case errors.Is(err, io.EOF):
-			return status.Errorf(codes.InvalidArgument, "snapshot ended at offset %d without its last chunk", offset)
+			return status.Errorf(codes.InvalidArgument, "snapshot ended at offset %d without its last chunk", in.offset)
 		case err != nil:
 			return err
-		case f.GetOffset() != offset || f.GetOffer() != nil:
-			return status.Errorf(codes.InvalidArgument, "snapshot chunk at offset %d, expected %d", f.GetOffset(), offset)
+		case f.GetOffset() != in.offset || f.GetOffer() != nil:
+			return status.Errorf(codes.InvalidArgument, "snapshot chunk at offset %d, expected %d", f.GetOffset(), in.offset)
+		case len(f.GetData()) == 0 && !f.GetLast():
+			return status.Errorf(codes.InvalidArgument, "snapshot chunk at offset %d is empty and not the last", in.offset)
 		}
 		if crc := checksum(f.GetData()); crc != f.GetCrc32C() {
-			return status.Errorf(codes.DataLoss, "snapshot chunk at offset %d has checksum %08x, declares %08x", offset, crc, f.GetCrc32C())
+			return status.Errorf(codes.DataLoss, "snapshot chunk at offset %d has checksum %08x, declares %08x", in.offset, crc, f.GetCrc32C())
 		}
-		if _, err := w.Write(f.GetData()); err != nil {
-			return snapshotError("write", err)
+		if err := in.write(f.GetData(), time.Now()); err != nil {
+			return err
 		}
-		offset += uint64(len(f.GetData()))
 		c.snapshotChunksReceived.Add(1)
+		c.snapshotBytesReceived.Add(uint64(len(f.GetData())))
 		c.bytesReceived.Add(uint64(proto.Size(f)))
 		if f.GetLast() {
-			break
+			return nil
 		}
-		if offset-acked >= snapshotWindow/8 {
-			acked = offset
-			if err := rpc.Send(&transportv1.SnapshotAck{Offset: offset}); err != nil {
-				return err
+		// Often enough for the sender's window, which need not be this node's.
+		if in.offset-acked >= window/8 {
+			acked = in.offset
+			if err := rpc.Send(&transportv1.SnapshotAck{Offset: in.offset}); err != nil {
+				return brokenError{err}
 			}
 		}
 	}
-	done = true // whatever Commit returns
-	if err := w.Commit(); err != nil {
-		return snapshotError("commit", err)
-	}
-	c.messagesReceived.Add(1)
-	return rpc.Send(&transportv1.SnapshotAck{Offset: offset, Done: true})
-}
-
-// snapshotError keeps the code that the node above gave, if any.
-func snapshotError(doing string, err error) error {
-	code := status.Code(err)
-	if code == codes.Unknown {
-		code = codes.DataLoss
-	}
-	return status.Errorf(code, "%s snapshot: %s", doing, status.Convert(err).Message())
 }

@@ -30,12 +30,17 @@ type fakeNode struct {
 	limits   []uint64
 	refused  []error
 
-	snapshot []byte // what OpenSnapshot gives
-	openErr  error
-	taken    *bytes.Buffer // what AcceptSnapshot got
-	commits  int
-	aborts   int
-	changed  chan struct{} // capacity 1
+	snapshot  []byte // what OpenSnapshot gives
+	openErr   error
+	taken     *bytes.Buffer // what AcceptSnapshot got
+	accepts   int
+	onTaken   func(step string, n int) // called at accept, write and commit with the bytes taken
+	onRead    func(offset int)         // called before the sender reads there
+	committed []byte                   // of the last commit
+	commits   int
+	aborts    int
+	needless  bool          // snapshots are of no use
+	changed   chan struct{} // capacity 1
 }
 
 func newFakeNode(id uint64) *fakeNode {
@@ -90,26 +95,63 @@ func (n *fakeNode) OpenSnapshot(*pb.Message) (io.ReadCloser, error) {
 	if n.openErr != nil {
 		return nil, n.openErr
 	}
-	return io.NopCloser(bytes.NewReader(n.snapshot)), nil
+	return io.NopCloser(&hookedReader{node: n, left: n.snapshot}), nil
 }
 
 func (n *fakeNode) AcceptSnapshot(*pb.Message) (SnapshotWriter, error) {
-	n.taken = new(bytes.Buffer)
+	n.change(func() { n.taken, n.accepts = new(bytes.Buffer), n.accepts+1 })
+	n.at("accept")
 	return &fakeWriter{node: n}, nil
+}
+
+// hookedReader tells where the sender is.
+type hookedReader struct {
+	node *fakeNode
+	left []byte
+}
+
+func (r *hookedReader) Read(p []byte) (int, error) {
+	if r.node.onRead != nil {
+		r.node.onRead(len(r.node.snapshot) - len(r.left))
+	}
+	if len(r.left) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.left)
+	r.left = r.left[n:]
+	return n, nil
+}
+
+func (n *fakeNode) at(step string) {
+	if n.onTaken != nil {
+		n.onTaken(step, n.taken.Len())
+	}
 }
 
 type fakeWriter struct{ node *fakeNode }
 
-func (w *fakeWriter) Write(p []byte) (int, error) { return w.node.taken.Write(p) }
+func (w *fakeWriter) Write(p []byte) (int, error) {
+	w.node.taken.Write(p)
+	w.node.at("write")
+	return len(p), nil
+}
 
-func (w *fakeWriter) Commit() error {
+func (w *fakeWriter) Needed() bool {
+	w.node.mu.Lock()
+	defer w.node.mu.Unlock()
+	return !w.node.needless
+}
+
+func (w *fakeWriter) Commit(*pb.Message) error {
 	var err error
 	w.node.change(func() {
 		w.node.commits++
+		w.node.committed = bytes.Clone(w.node.taken.Bytes())
 		if bytes.HasPrefix(w.node.taken.Bytes(), []byte("bad")) {
 			err = errors.New("verification failed")
 		}
 	})
+	w.node.at("commit")
 	return err
 }
 

@@ -400,15 +400,13 @@ func (p *localPeer) startSnapshot(m *pb.Message) {
 	}()
 }
 
-var (
-	errCutOff     = errors.New("cut off")
-	errNoProgress = fmt.Errorf("no progress for %v", snapshotPatience)
-)
+var errCutOff = errors.New("cut off")
 
 // open blocks while there is a partition, for as long as a transfer may make no
 // progress.
 func (p *localPeer) open(s *sleeper) error {
-	ctx, cancel := context.WithTimeoutCause(p.ctx, snapshotPatience, errNoProgress)
+	patience := p.node.cfg.SnapshotTimeout
+	ctx, cancel := context.WithTimeoutCause(p.ctx, patience, fmt.Errorf("no progress for %v", patience))
 	defer cancel()
 	if err := p.path.open(ctx, s); err != nil {
 		return context.Cause(ctx)
@@ -456,7 +454,7 @@ func (p *localPeer) copySnapshot(m *pb.Message) error {
 			p.count.snapshotChunksSent.Add(1)
 		}
 		if n < len(buf) {
-			return w.Commit()
+			return w.Commit(handOver(m))
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 
 	transportv1 "raftlab/proto/raftlab/transport/v1"
@@ -36,6 +37,9 @@ type server struct {
 	sessions    sessions
 	reassembler *Reassembler
 	inbound     inboundSnapshots
+
+	throttle       *rate.Limiter // of all snapshots sent; nil when unlimited
+	throttledChunk int           // largest chunk that it lets through in time
 
 	setting sync.Mutex // one SetPeers, SetFaults or Close at a time
 	roster  roster
@@ -65,9 +69,10 @@ func New(cfg Config, h Handler) Server {
 		cfg: cfg, handler: h, chunker: chunker, codec: codec, log: cfg.Logger, self: h.Identity().Node,
 		sessions: sessions{byNode: make(map[uint64]caller)}, reassembler: NewReassembler(),
 		byNode: make(map[uint64]*counters), unknown: make(map[uint64]bool),
-		inbound: inboundSnapshots{active: make(map[uint64]bool)},
+		inbound: inboundSnapshots{keep: cfg.SnapshotKeep, limit: cfg.SnapshotLimit, active: make(map[uint64]*arrival)},
 		faults:  faultTable{all: cfg.Faults},
 	}
+	s.throttle, s.throttledChunk = newThrottle(cfg)
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	// Epochs grow across restarts too, as far as the clock does.
 	s.epoch.Store(uint64(time.Now().UnixNano()))
@@ -77,7 +82,7 @@ func New(cfg Config, h Handler) Server {
 	return s
 }
 
-// sweep drops fragments that nobody completes.
+// sweep drops fragments and snapshots that nobody completes.
 func (s *server) sweep() {
 	t := time.NewTicker(maxFragmentAge / 6)
 	defer t.Stop()
@@ -85,6 +90,7 @@ func (s *server) sweep() {
 		select {
 		case now := <-t.C:
 			s.reassembler.Expire(now)
+			s.inbound.expire(now)
 		case <-s.ctx.Done():
 			return
 		}
@@ -217,6 +223,7 @@ func (s *server) Close() error {
 	s.mu.Unlock()
 	s.stop()
 	s.running.Wait()
+	s.inbound.close()
 	return nil
 }
 

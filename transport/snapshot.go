@@ -10,6 +10,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -17,20 +18,26 @@ import (
 	transportv1 "raftlab/proto/raftlab/transport/v1"
 )
 
-const (
-	// Everything in a snapshot's frame but the data field: offset, checksum and
-	// the mark of the last.
-	snapshotOverhead = 9 + 5 + 2
-	// snapshotWindow bounds the bytes on the way, beside gRPC's own window.
-	snapshotWindow = 8 << 20
-	// snapshotPatience is how long a transfer may make no progress. There is no
-	// limit on the whole: a large snapshot over a slow link takes its time.
-	snapshotPatience = 10 * time.Second
-)
+// Everything in a snapshot's frame but the data field: offset, checksum and the
+// mark of the last.
+const snapshotOverhead = 9 + 5 + 2
 
 // SnapshotChunk is how many bytes of a snapshot one frame of that limit
 // carries. A snapshot of n bytes is sent in ceil(n / SnapshotChunk) chunks.
 func SnapshotChunk(limit int) int { return max(1, maxField(limit-snapshotOverhead)) }
+
+// newThrottle returns the token bucket of all snapshots sent. The bucket holds
+// one chunk, so chunks of a slow one are so small that those of several peers
+// pass within the time in which a transfer has to show progress.
+func newThrottle(cfg Config) (*rate.Limiter, int) {
+	chunk := SnapshotChunk(cfg.ChunkSize)
+	if cfg.SnapshotRate <= 0 {
+		return nil, chunk
+	}
+	inTime := float64(cfg.SnapshotRate) * cfg.SnapshotTimeout.Seconds() / 32
+	chunk = max(1, int(min(float64(chunk), inTime)))
+	return rate.NewLimiter(rate.Limit(cfg.SnapshotRate), chunk), chunk
+}
 
 // startSnapshot sends the snapshot that a MsgSnap describes, unless one is on
 // its way. It always ends in a report.
@@ -98,20 +105,21 @@ func (p *peer) sendSnapshot(ctx context.Context, m *pb.Message) (int64, error) {
 			<-t.ended
 		}
 	}()
-	watchdog := time.AfterFunc(snapshotPatience, func() {
-		cancel(fmt.Errorf("no progress for %v", snapshotPatience))
+	patience := s.cfg.SnapshotTimeout
+	watchdog := time.AfterFunc(patience, func() {
+		cancel(fmt.Errorf("no progress for %v", patience))
 	})
 	defer watchdog.Stop()
-	t.progress = func() { watchdog.Reset(snapshotPatience) }
+	t.progress = func() { watchdog.Reset(patience) }
 	meta := m.GetSnapshot().GetMetadata()
 	first := &transportv1.SnapshotFrame{Offer: &transportv1.SnapshotOffer{
 		ClusterId: s.handler.Identity().ClusterID, From: s.self, To: p.ID, ToIncarnation: p.Incarnation,
-		Epoch: epoch, Message: offer, Index: meta.GetIndex(), Term: meta.GetTerm(),
+		Epoch: epoch, Message: offer, Index: meta.GetIndex(), Term: meta.GetTerm(), WindowBytes: uint64(s.cfg.SnapshotWindow),
 	}}
 	if n := proto.Size(first); n > limit {
 		return 0, &CannotFollowError{Message: n, Limit: limit}
 	}
-	sent, err := t.run(ctx, first, data, SnapshotChunk(min(s.cfg.ChunkSize, limit)))
+	sent, err := t.run(ctx, first, data, min(SnapshotChunk(min(s.cfg.ChunkSize, limit)), s.throttledChunk))
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
@@ -139,12 +147,12 @@ func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, da
 	if err != nil {
 		return 0, err
 	}
-	if ack.GetOffset() > math.MaxInt64 {
-		return 0, fmt.Errorf("peer wants to go on at offset %d", ack.GetOffset())
+	if ack.GetDone() {
+		return 0, t.rpc.CloseSend() // what it could use, it has
 	}
-	start := int64(ack.GetOffset())
-	if _, err := io.CopyN(io.Discard, data, start); err != nil {
-		return 0, fmt.Errorf("peer wants to go on at offset %d: %w", start, err)
+	start, err := t.skip(data, ack.GetOffset())
+	if err != nil {
+		return 0, err
 	}
 	t.acked.Store(start)
 	t.listening = true
@@ -174,6 +182,9 @@ func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, da
 		if err := t.room(ctx, offset+int64(n)); err != nil {
 			return offset - start, err
 		}
+		if err := t.throttle(ctx, n); err != nil {
+			return offset - start, err
+		}
 		if err := t.send(ctx, f, sleeper); err != nil {
 			return offset - start, err
 		}
@@ -190,6 +201,38 @@ func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, da
 	}
 	<-t.ended
 	return offset - start, t.failure
+}
+
+// skip leaves out what the peer has of the same snapshot: the bytes are the same
+// whoever makes them, so they are made again and thrown away.
+func (t *transfer) skip(data io.Reader, offset uint64) (int64, error) {
+	if offset == 0 {
+		return 0, nil
+	}
+	if offset > math.MaxInt64 {
+		return 0, fmt.Errorf("peer wants to go on at offset %d", offset)
+	}
+	if n, err := io.CopyN(io.Discard, data, int64(offset)); err != nil {
+		return 0, fmt.Errorf("peer wants to go on at offset %d, after %d bytes: %w", offset, n, err)
+	}
+	t.progress()
+	c := t.peer.count
+	c.snapshotsResumed.Add(1)
+	c.snapshotBytesResumed.Add(offset)
+	return int64(offset), nil
+}
+
+// throttle waits for the tokens of a chunk.
+func (t *transfer) throttle(ctx context.Context, n int) error {
+	limiter := t.peer.server.throttle
+	if limiter == nil {
+		return nil
+	}
+	if err := limiter.WaitN(ctx, n); err != nil {
+		return err
+	}
+	t.progress()
+	return nil
 }
 
 // readChunk fills p as far as there is something to read.
@@ -241,7 +284,8 @@ func (t *transfer) send(ctx context.Context, f *transportv1.SnapshotFrame, s *sl
 
 // room waits until no more than the window is unacknowledged.
 func (t *transfer) room(ctx context.Context, end int64) error {
-	for end-t.acked.Load() > max(snapshotWindow, 2*int64(t.peer.server.cfg.ChunkSize)) {
+	cfg := &t.peer.server.cfg
+	for end-t.acked.Load() > max(cfg.SnapshotWindow, 2*int64(cfg.ChunkSize)) {
 		select {
 		case <-t.moved:
 		case <-t.ended:

@@ -15,8 +15,11 @@ type counters struct {
 	refusals                                             atomic.Uint64
 	snapshotsSent, snapshotChunksSent, snapshotBytesSent atomic.Uint64
 	messagesReceived, framesReceived, bytesReceived      atomic.Uint64
-	snapshotChunksReceived                               atomic.Uint64
 	messagesLost, messagesDuplicated, messagesReordered  atomic.Uint64 // by faults
+	snapshotsResumed, snapshotBytesResumed               atomic.Uint64
+
+	snapshotsReceived, snapshotChunksReceived, snapshotBytesReceived atomic.Uint64
+	snapshotsReceivedResumed, snapshotBytesReceivedResumed           atomic.Uint64
 
 	unreachable atomic.Bool            // reported since the last connection
 	problem     atomic.Pointer[string] // of the last snapshot, or of a local peer
@@ -66,5 +69,11 @@ func (c *counters) fill(s *PeerStats) {
 	s.MessagesReceived = c.messagesReceived.Load()
 	s.FramesReceived = c.framesReceived.Load()
 	s.BytesReceived = c.bytesReceived.Load()
+	s.SnapshotsResumed = c.snapshotsResumed.Load()
+	s.SnapshotBytesResumed = c.snapshotBytesResumed.Load()
+	s.SnapshotsReceived = c.snapshotsReceived.Load()
 	s.SnapshotChunksReceived = c.snapshotChunksReceived.Load()
+	s.SnapshotBytesReceived = c.snapshotBytesReceived.Load()
+	s.SnapshotsReceivedResumed = c.snapshotsReceivedResumed.Load()
+	s.SnapshotBytesReceivedResumed = c.snapshotBytesReceivedResumed.Load()
 }

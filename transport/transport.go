@@ -27,6 +27,22 @@ type Config struct {
 	QueueBytes int64
 	// Faults are those of the way to every peer, until SetFaults says otherwise.
 	Faults Faults
+	// SnapshotWindow bounds the bytes of a snapshot on the way to a peer, beside
+	// gRPC's own window, though two chunks always may be. 0 means 8 MiB.
+	SnapshotWindow int64
+	// SnapshotRate is how many bytes of snapshots are sent a second, to all peers
+	// together; 0 is unlimited.
+	SnapshotRate int64
+	// SnapshotTimeout is how long a transfer may make no progress; 0 means 10 s.
+	// There is no limit on the whole: a large snapshot over a slow link takes its
+	// time.
+	SnapshotTimeout time.Duration
+	// SnapshotKeep is how long the receiver keeps what a transfer that broke off
+	// has brought, so that the next one goes on from there; 0 is not at all.
+	SnapshotKeep time.Duration
+	// SnapshotLimit bounds the bytes of all snapshots being taken in; 0 means
+	// 16 GiB.
+	SnapshotLimit int64
 	// GRPCWindow is the HTTP/2 window of streams and connections; 0 leaves it to
 	// gRPC.
 	GRPCWindow int
@@ -58,6 +74,15 @@ func (c Config) withDefaults() Config {
 	}
 	if c.QueueBytes == 0 {
 		c.QueueBytes = 128 << 20
+	}
+	if c.SnapshotWindow == 0 {
+		c.SnapshotWindow = 8 << 20
+	}
+	if c.SnapshotTimeout == 0 {
+		c.SnapshotTimeout = 10 * time.Second
+	}
+	if c.SnapshotLimit == 0 {
+		c.SnapshotLimit = 16 << 30
 	}
 	if c.Dial == nil {
 		c.Dial = func(ctx context.Context, address string) (net.Conn, error) {
@@ -157,12 +182,17 @@ type Handler interface {
 	Refused(err error)
 }
 
-// SnapshotWriter takes in one snapshot, in order.
+// SnapshotWriter takes in one snapshot, in order, used by one goroutine at a
+// time. When the connection breaks it is kept, to go on with the next transfer of
+// the same index and term.
 type SnapshotWriter interface {
 	io.Writer
-	// Commit verifies what was written and steps the MsgSnap. The writer is done
-	// afterwards, whatever Commit returns.
-	Commit() error
+	// Needed tells whether the snapshot would still bring the node forward.
+	Needed() bool
+	// Commit verifies what was written and steps m: the MsgSnap that it was begun
+	// for, or one of the same index and term from whoever brought the rest. The
+	// writer is done afterwards, whatever Commit returns.
+	Commit(m *raftpb.Message) error
 	// Abort drops what was written.
 	Abort()
 }
@@ -221,9 +251,19 @@ type PeerStats struct {
 	SnapshotsSent      uint64
 	SnapshotChunksSent uint64
 	SnapshotBytesSent  uint64
+	// Transfers that went on where one before broke off, and the bytes that were
+	// not sent again because of it.
+	SnapshotsResumed     uint64
+	SnapshotBytesResumed uint64
 
-	MessagesReceived       uint64
-	FramesReceived         uint64
-	BytesReceived          uint64
+	MessagesReceived uint64
+	FramesReceived   uint64
+	BytesReceived    uint64
+
+	SnapshotsReceived      uint64
 	SnapshotChunksReceived uint64
+	SnapshotBytesReceived  uint64
+	// The same two of transfers from the peer.
+	SnapshotsReceivedResumed     uint64
+	SnapshotBytesReceivedResumed uint64
 }

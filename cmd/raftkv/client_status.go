@@ -187,9 +187,13 @@ func statusSnapshots(t table, st *clusterv1.StatusResponse) {
 		return
 	}
 	t.row()
-	t.row("SNAPSHOTS", "SENT", "CHUNKS OUT", "BYTES OUT", "CHUNKS IN")
+	t.row("SNAPSHOTS", "SENT", "CHUNKS OUT", "BYTES OUT", "RESUMED OUT", "NOT RESENT",
+		"TAKEN", "CHUNKS IN", "BYTES IN", "RESUMED IN", "NOT TAKEN AGAIN")
 	for _, p := range st.GetTransport() {
-		t.row(fmt.Sprint("node ", p.GetId()), p.GetSnapshotsSent(), p.GetSnapshotChunksSent(), p.GetSnapshotBytesSent(), p.GetSnapshotChunksReceived())
+		t.row(fmt.Sprint("node ", p.GetId()), p.GetSnapshotsSent(), p.GetSnapshotChunksSent(), p.GetSnapshotBytesSent(),
+			p.GetSnapshotsResumed(), p.GetSnapshotBytesResumed(),
+			p.GetSnapshotsReceived(), p.GetSnapshotChunksReceived(), p.GetSnapshotBytesReceived(),
+			p.GetSnapshotsReceivedResumed(), p.GetSnapshotBytesReceivedResumed())
 	}
 }
 

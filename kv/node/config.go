@@ -49,6 +49,12 @@ type Config struct {
 	LinkReorder   Probability   `knob:"link-reorder" usage:"hold a message back so that later ones overtake it with this probability, 0 to 1"`
 	LinkSeed      uint64        `knob:"link-seed" usage:"seed of link-jitter, link-drop, link-duplicate and link-reorder"`
 
+	SnapshotWindow  Size          `knob:"snapshot-window" usage:"bytes of a snapshot on the way to a peer before more is sent; two chunks always may be"`
+	SnapshotRate    Rate          `knob:"snapshot-rate" usage:"send at most this many bytes of snapshots a second, to all peers together (0: unlimited)"`
+	SnapshotTimeout time.Duration `knob:"snapshot-timeout" usage:"how long sending or taking in a snapshot may make no progress"`
+	SnapshotKeep    time.Duration `knob:"snapshot-keep" usage:"how long a snapshot whose transfer broke off can be resumed; the log waits for it too (0: each transfer begins anew)"`
+	SnapshotLimit   Size          `knob:"snapshot-limit" usage:"bytes of all snapshots being taken in; above it they are refused"`
+
 	Batching   string        `knob:"batching" values:"none,greedy,linger,nagle" usage:"how waiting commands are gathered into one proposal"`
 	Linger     time.Duration `knob:"linger" usage:"how long the first waiting command waits for others, for batching linger"`
 	BatchCount int           `knob:"batch-count" usage:"most commands in one proposal"`
@@ -84,6 +90,10 @@ const (
 	maxNodeID = math.MaxUint64 - 2
 	// gRPC silently ignores windows below this.
 	minGRPCWindow = 64 << 10
+	// Below it a snapshot's chunks would be a few bytes each.
+	minSnapshotRate = 1 << 10
+	// Less would break off transfers for a collection of garbage.
+	minSnapshotTimeout = 100 * time.Millisecond
 	// More workers than this are a slip of the finger.
 	maxStreamWorkers = 1 << 16
 )
@@ -92,15 +102,21 @@ const (
 // `raftkv serve --help` show.
 func DefaultConfig() Config {
 	return Config{
-		Addr:           "127.0.0.1:21001",
-		MaxMessage:     4 << 20,
-		MaxRequest:     64 << 20,
-		Chunking:       transport.ChunkFragment,
-		ChunkCount:     2,
-		Transport:      transport.KindStream,
-		Codec:          transport.CodecScatter,
-		Lanes:          transport.LanesSplit,
-		PeerQueue:      128 << 20,
+		Addr:       "127.0.0.1:21001",
+		MaxMessage: 4 << 20,
+		MaxRequest: 64 << 20,
+		Chunking:   transport.ChunkFragment,
+		ChunkCount: 2,
+		Transport:  transport.KindStream,
+		Codec:      transport.CodecScatter,
+		Lanes:      transport.LanesSplit,
+		PeerQueue:  128 << 20,
+
+		SnapshotWindow:  8 << 20,
+		SnapshotTimeout: 10 * time.Second,
+		SnapshotKeep:    30 * time.Second,
+		SnapshotLimit:   16 << 30,
+
 		Batching:       replica.BatchGreedy,
 		Linger:         time.Millisecond,
 		BatchCount:     4096,
@@ -228,6 +244,10 @@ func (c Config) Validate() error {
 		return fail("inflight-bytes", c.InflightBytes, "is less than append-size %s", c.AppendSize)
 	case c.Batching == replica.BatchLinger && c.Linger >= c.Tick*time.Duration(c.ElectionTicks):
 		return fail("linger", c.Linger, "must be less than an election timeout, tick %s times election-ticks %d", c.Tick, c.ElectionTicks)
+	case c.SnapshotRate != 0 && c.SnapshotRate < minSnapshotRate:
+		return fail("snapshot-rate", c.SnapshotRate, "is below the minimum %s (0: unlimited)", Rate(minSnapshotRate))
+	case c.SnapshotTimeout < minSnapshotTimeout:
+		return fail("snapshot-timeout", c.SnapshotTimeout, "is below the minimum %v", minSnapshotTimeout)
 	case c.Tick < time.Millisecond:
 		return fail("tick", c.Tick, "is below the minimum 1ms")
 	case c.GRPCWindow != 0 && c.GRPCWindow < minGRPCWindow:
@@ -265,6 +285,7 @@ var positive = map[string]bool{
 	"inflight-messages": true, "log-entries": true, "log-size": true, "admission-ops": true,
 	"admission-bytes": true, "gogc": true, "scan-page": true, "scan-pins": true,
 	"scan-pin-time": true, "peer-queue": true, "apply-size": true, "uncommitted": true,
+	"snapshot-window": true, "snapshot-limit": true,
 }
 
 func checkAddress(field, addr string) error {

@@ -173,7 +173,7 @@ func (n *Node) assemble(o Options) error {
 		Uncommitted: uint64(n.cfg.Uncommitted), ApplySize: uint64(n.cfg.ApplySize),
 		Batcher:    batcher,
 		Packer:     replica.Packer{Packed: n.cfg.Packing == replica.PackPacked, Size: packSize(n.cfg)},
-		LogEntries: uint64(n.cfg.LogEntries), LogSize: uint64(n.cfg.LogSize),
+		LogEntries: uint64(n.cfg.LogEntries), LogSize: uint64(n.cfg.LogSize), SnapshotKeep: n.cfg.SnapshotKeep,
 		AdmissionOps: int64(n.cfg.AdmissionOps), AdmissionBytes: int64(n.cfg.AdmissionBytes),
 		Send:              func(ms []*raftpb.Message) { n.transport.Send(ms) },
 		MembershipChanged: n.membershipChanged,
@@ -211,6 +211,8 @@ func (n *Node) assembleTransport(o Options) {
 		Kind: n.cfg.Transport, Codec: n.cfg.Codec, Lanes: n.cfg.Lanes, Chunking: n.cfg.Chunking,
 		MaxMessage: int(n.cfg.MaxMessage), ChunkSize: int(n.cfg.ChunkSize), ChunkCount: n.cfg.ChunkCount,
 		QueueBytes: int64(n.cfg.PeerQueue), Faults: n.cfg.Faults(),
+		SnapshotWindow: int64(n.cfg.SnapshotWindow), SnapshotRate: int64(n.cfg.SnapshotRate),
+		SnapshotTimeout: n.cfg.SnapshotTimeout, SnapshotKeep: n.cfg.SnapshotKeep, SnapshotLimit: int64(n.cfg.SnapshotLimit),
 		GRPCWindow: int(n.cfg.GRPCWindow), Dial: o.PeerDial, Logger: n.log,
 	}
 	if o.Network != nil {

@@ -91,7 +91,9 @@ func transportOf(p transport.PeerStats) *clusterv1.PeerTransport {
 		LargestFrameSentBytes: p.LargestFrame, Refusals: p.Refusals,
 		SnapshotsSent: p.SnapshotsSent, SnapshotChunksSent: p.SnapshotChunksSent, SnapshotBytesSent: p.SnapshotBytesSent,
 		MessagesReceived: p.MessagesReceived, FramesReceived: p.FramesReceived, BytesReceived: p.BytesReceived,
-		SnapshotChunksReceived: p.SnapshotChunksReceived,
+		SnapshotsResumed: p.SnapshotsResumed, SnapshotBytesResumed: p.SnapshotBytesResumed,
+		SnapshotsReceived: p.SnapshotsReceived, SnapshotChunksReceived: p.SnapshotChunksReceived, SnapshotBytesReceived: p.SnapshotBytesReceived,
+		SnapshotsReceivedResumed: p.SnapshotsReceivedResumed, SnapshotBytesReceivedResumed: p.SnapshotBytesReceivedResumed,
 	}
 }
 

@@ -32,16 +32,21 @@ func (c *Core) compact() {
 const hardLogFactor = 4
 
 // neededFrom is the last index that no live follower needs to be sent: those
-// that replicate need what they have not matched, those that take in a snapshot
-// what follows it.
+// that replicate need what they have not matched, those that take in a snapshot,
+// or will resume one that broke off, what follows it.
 func (c *Core) neededFrom() uint64 {
 	needed := uint64(unlimited)
 	if c.role != raft.StateLeader {
 		return needed
 	}
 	c.visitProgress(func(p Progress) {
+		// What it has matched: it may have taken the snapshot and the answer got
+		// lost, or need none any more.
+		transfer := c.snap.transfers[p.ID].index
 		switch {
 		case p.ID == c.cfg.ID:
+		case transfer > p.Match:
+			needed = min(needed, transfer)
 		case p.PendingSnapshot > 0:
 			needed = min(needed, p.PendingSnapshot)
 		case p.RecentActive:

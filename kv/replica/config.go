@@ -33,6 +33,10 @@ type Config struct {
 	// Applied entries kept in the log for followers that lag.
 	LogEntries uint64
 	LogSize    uint64
+	// SnapshotKeep is how long after a transfer of a snapshot failed the same one
+	// is offered again, so that it can be resumed, and the log waits for it; 0 is
+	// not at all.
+	SnapshotKeep time.Duration
 
 	// Operations under way at most, reads included, and bytes of proposals.
 	AdmissionOps   int64

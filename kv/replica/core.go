@@ -67,7 +67,7 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 		heard:      make(map[uint64]uint64),
 		maxEntry:   unlimited,
 	}
-	c.snap = &snapshotLog{Log: log, core: c}
+	c.snap = &snapshotLog{Log: log, core: c, transfers: make(map[uint64]snapshotTransfer)}
 	rc, err := cfg.raftConfig(c.snap)
 	if err != nil {
 		return nil, err
@@ -135,6 +135,7 @@ func (c *Core) ReportSnapshot(id uint64, ok bool) {
 	if !ok {
 		status = raft.SnapshotFailure
 	}
+	c.snap.sent(id, ok)
 	c.rn.ReportSnapshot(id, status)
 }
 
@@ -229,8 +230,11 @@ func (c *Core) ready(rd raft.Ready, eff *Effects) {
 		case raft.LocalApplyThread:
 			c.apply(m, eff)
 		default:
-			if m.GetType() == raftpb.MsgTimeoutNow {
+			switch m.GetType() { //nolint:exhaustive // the rest only leaves
+			case raftpb.MsgTimeoutNow:
 				c.lease.handed = c.term
+			case raftpb.MsgSnap:
+				c.snap.sending(m)
 			}
 			eff.Messages = append(eff.Messages, m)
 		}

@@ -280,6 +280,7 @@ func (r *Replica) send(ms []*raftpb.Message) {
 func (r *Replica) publish() {
 	r.lease.publish(r.core)
 	r.term.Store(r.core.term)
+	r.commit.Store(r.core.commit)
 	if last, err := r.log.LastIndex(); err == nil {
 		r.lastIndex.Store(last)
 	}

@@ -28,6 +28,7 @@ type Replica struct {
 	leader     atomic.Uint64
 	term       atomic.Uint64
 	lastIndex  atomic.Uint64
+	commit     atomic.Uint64
 	membership atomic.Pointer[kvv1.Membership]
 	maxEntry   atomic.Uint64 // largest encoded raft entry that peers can be sent
 	ops        atomic.Int64  // admitted and under way
@@ -63,6 +64,7 @@ func New(cfg Config, log Log, store *kv.Store) (*Replica, error) {
 	r.lease.epoch = time.Now()
 	r.lease.applied.Store(store.State().Index)
 	r.maxEntry.Store(unlimited)
+	r.commit.Store(core.commit)
 	r.membership.Store(store.Membership())
 	return r, nil
 }

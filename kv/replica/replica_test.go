@@ -66,7 +66,7 @@ func (n *network) carry(from, to *Replica, m *raftpb.Message) {
 		if _, err := io.Copy(sink, source); err != nil {
 			return err
 		}
-		return sink.Commit()
+		return sink.Commit(m)
 	}()
 	from.ReportSnapshot(m.GetTo(), err == nil)
 }
@@ -469,7 +469,7 @@ func TestSnapshotsThatCross(t *testing.T) {
 		if err := kv.WriteSnapshot(sink, source.View()); err != nil {
 			t.Fatal(err)
 		}
-		if err := sink.Commit(); err != nil {
+		if err := sink.Commit(m); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"raftlab/kv"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
@@ -25,22 +26,73 @@ type snapshotLog struct {
 	wanted bool
 	making bool
 	done   []func(kv.State) // admin calls that wait for a view
+
+	transfers map[uint64]snapshotTransfer // by peer
+}
+
+// snapshotTransfer is a snapshot on its way to a peer, or one whose sending
+// failed and that is worth resuming.
+type snapshotTransfer struct {
+	index  uint64
+	failed uint64 // tick; 0 while it is on its way
 }
 
 // Snapshot implements raft.Storage.
 func (s *snapshotLog) Snapshot() (*raftpb.Snapshot, error) {
-	first, err := s.FirstIndex()
-	if err != nil {
-		return nil, err
-	}
-	// A snapshot from before the last configuration change may lack the node it
-	// is for, which then ignores it silently (trap 18).
-	if s.view == nil || s.view.State().Index+1 < first || s.view.State().Index < s.core.confIndex {
+	if !s.usable() {
 		s.wanted = true
 		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	}
 	s.idle = 0
 	return s.meta, nil
+}
+
+// usable says whether a follower could go on from the view by the log.
+func (s *snapshotLog) usable() bool {
+	first, err := s.FirstIndex()
+	// A snapshot from before the last configuration change may lack the node it
+	// is for, which then ignores it silently (trap 18).
+	return err == nil && s.view != nil && s.view.State().Index+1 >= first && s.view.State().Index >= s.core.confIndex
+}
+
+// inUse says whether the view is on its way to a peer or worth resuming. Then no
+// other takes its place: a peer that has half of it would have to begin anew.
+func (s *snapshotLog) inUse() bool {
+	if s.view == nil {
+		return false
+	}
+	for _, t := range s.transfers {
+		if t.index == s.view.State().Index {
+			return true
+		}
+	}
+	return false
+}
+
+// sending notes a MsgSnap that raft sends.
+func (s *snapshotLog) sending(m *raftpb.Message) {
+	s.transfers[m.GetTo()] = snapshotTransfer{index: m.GetSnapshot().GetMetadata().GetIndex()}
+}
+
+// sent notes how sending to a peer ended.
+func (s *snapshotLog) sent(id uint64, ok bool) {
+	t, known := s.transfers[id]
+	if ok || !known || s.core.cfg.SnapshotKeep <= 0 {
+		delete(s.transfers, id)
+		return
+	}
+	t.failed = s.core.ticks + 1 // never 0
+	s.transfers[id] = t
+}
+
+// expire gives up on transfers that were not begun again for too long.
+func (s *snapshotLog) expire() {
+	keep := uint64(s.core.cfg.SnapshotKeep / max(1, s.core.cfg.Tick))
+	for id, t := range s.transfers {
+		if t.failed > 0 && s.core.ticks-(t.failed-1) > keep {
+			delete(s.transfers, id)
+		}
+	}
 }
 
 // due says, once for each demand, that a view has to be made.
@@ -53,9 +105,15 @@ func (s *snapshotLog) due() bool {
 }
 
 // tick lets go of a view that nobody asked for lately: it holds on to keys that
-// have been overwritten since.
+// have been overwritten since. One in use is kept as long as the log still
+// follows on it, which bounds what has been overwritten by the log's hard caps.
 func (s *snapshotLog) tick() {
-	if s.view == nil {
+	s.expire()
+	switch {
+	case s.view == nil:
+		return
+	case s.inUse() && s.usable():
+		s.idle = 0
 		return
 	}
 	if s.idle++; s.idle > 2*s.core.cfg.ElectionTicks {
@@ -68,7 +126,7 @@ func (c *Core) Viewed(v *kv.View) {
 	s := c.snap
 	s.making, s.wanted = false, false
 	state := v.State()
-	if state.Index > 0 {
+	if state.Index > 0 && !(s.inUse() && s.usable()) {
 		s.view, s.idle = v, 0
 		s.meta = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 			Index: new(state.Index), Term: new(state.Term), ConfState: ConfState(v.Membership()),
@@ -116,10 +174,11 @@ func (r *Replica) OpenSnapshot(m *raftpb.Message) (io.ReadCloser, error) {
 	return pr, nil
 }
 
-// SnapshotSink takes in the snapshot of one MsgSnap. It is used by one goroutine.
+// SnapshotSink takes in the snapshot that a MsgSnap describes, be it in several
+// attempts. It is used by one goroutine at a time.
 type SnapshotSink struct {
 	replica *Replica
-	message *raftpb.Message
+	meta    *raftpb.SnapshotMetadata
 	decoder *kv.SnapshotDecoder
 }
 
@@ -128,29 +187,39 @@ func (r *Replica) AcceptSnapshot(m *raftpb.Message) (*SnapshotSink, error) {
 	if m.GetSnapshot().GetMetadata().GetIndex() == 0 {
 		return nil, fmt.Errorf("snapshot without an index")
 	}
-	return &SnapshotSink{replica: r, message: m, decoder: kv.NewSnapshotDecoder()}, nil
+	return &SnapshotSink{replica: r, meta: m.GetSnapshot().GetMetadata(), decoder: kv.NewSnapshotDecoder()}, nil
 }
 
 // Write takes the next bytes, of any length.
 func (s *SnapshotSink) Write(p []byte) (int, error) { return s.decoder.Write(p) }
 
-// Commit verifies the snapshot and hands it to raft.
-func (s *SnapshotSink) Commit() error {
+// Needed tells whether the snapshot would bring this node forward: raft takes
+// none that it has committed as much as. Any goroutine may call it.
+func (s *SnapshotSink) Needed() bool { return s.replica.commit.Load() < s.meta.GetIndex() }
+
+// Commit verifies the snapshot and hands it to raft, with the MsgSnap of whoever
+// brought the last of it.
+func (s *SnapshotSink) Commit(m *raftpb.Message) error {
 	view, err := s.decoder.Finish()
 	if err != nil {
 		return err
 	}
-	meta := s.message.GetSnapshot().GetMetadata()
+	meta := m.GetSnapshot().GetMetadata()
 	if state := view.State(); state.Index != meta.GetIndex() || state.Term != meta.GetTerm() {
 		return fmt.Errorf("snapshot is of index %d term %d, announced as index %d term %d",
 			state.Index, state.Term, meta.GetIndex(), meta.GetTerm())
+	}
+	// Raft takes its configuration from the one, the store its membership from the
+	// other.
+	if own := ConfState(view.Membership()); !proto.Equal(own, meta.GetConfState()) {
+		return fmt.Errorf("snapshot at index %d has configuration {%v}, announced as {%v}", meta.GetIndex(), own, meta.GetConfState())
 	}
 	// By what it shows: two leaders may send theirs at the same time, and raft
 	// takes the better one.
 	s.replica.mu.Lock()
 	s.replica.incoming[pointOf(meta)] = view
 	s.replica.mu.Unlock()
-	s.replica.Step(s.message)
+	s.replica.Step(m)
 	// Raft takes or ignores it before the call after the next; an ignored one
 	// would hold on to its memory.
 	s.replica.call(func(*Core) { s.replica.call(func(*Core) { s.replica.dropIncoming(meta, view) }) })

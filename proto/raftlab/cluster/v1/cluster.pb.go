@@ -1134,8 +1134,17 @@ type PeerTransport struct {
 	SnapshotChunksReceived uint64 `protobuf:"varint,20,opt,name=snapshot_chunks_received,json=snapshotChunksReceived,proto3" json:"snapshot_chunks_received,omitempty"`
 	LargestFrameSentBytes  uint64 `protobuf:"varint,21,opt,name=largest_frame_sent_bytes,json=largestFrameSentBytes,proto3" json:"largest_frame_sent_bytes,omitempty"`
 	QueueBytes             uint64 `protobuf:"varint,22,opt,name=queue_bytes,json=queueBytes,proto3" json:"queue_bytes,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// Transfers to the peer that went on where an earlier one broke off, and the
+	// bytes that were not sent again because of it.
+	SnapshotsResumed      uint64 `protobuf:"varint,23,opt,name=snapshots_resumed,json=snapshotsResumed,proto3" json:"snapshots_resumed,omitempty"`
+	SnapshotBytesResumed  uint64 `protobuf:"varint,24,opt,name=snapshot_bytes_resumed,json=snapshotBytesResumed,proto3" json:"snapshot_bytes_resumed,omitempty"`
+	SnapshotsReceived     uint64 `protobuf:"varint,25,opt,name=snapshots_received,json=snapshotsReceived,proto3" json:"snapshots_received,omitempty"`
+	SnapshotBytesReceived uint64 `protobuf:"varint,26,opt,name=snapshot_bytes_received,json=snapshotBytesReceived,proto3" json:"snapshot_bytes_received,omitempty"`
+	// The same two of transfers from the peer.
+	SnapshotsReceivedResumed     uint64 `protobuf:"varint,27,opt,name=snapshots_received_resumed,json=snapshotsReceivedResumed,proto3" json:"snapshots_received_resumed,omitempty"`
+	SnapshotBytesReceivedResumed uint64 `protobuf:"varint,28,opt,name=snapshot_bytes_received_resumed,json=snapshotBytesReceivedResumed,proto3" json:"snapshot_bytes_received_resumed,omitempty"`
+	unknownFields                protoimpl.UnknownFields
+	sizeCache                    protoimpl.SizeCache
 }
 
 func (x *PeerTransport) Reset() {
@@ -1322,6 +1331,48 @@ func (x *PeerTransport) GetQueueBytes() uint64 {
 	return 0
 }
 
+func (x *PeerTransport) GetSnapshotsResumed() uint64 {
+	if x != nil {
+		return x.SnapshotsResumed
+	}
+	return 0
+}
+
+func (x *PeerTransport) GetSnapshotBytesResumed() uint64 {
+	if x != nil {
+		return x.SnapshotBytesResumed
+	}
+	return 0
+}
+
+func (x *PeerTransport) GetSnapshotsReceived() uint64 {
+	if x != nil {
+		return x.SnapshotsReceived
+	}
+	return 0
+}
+
+func (x *PeerTransport) GetSnapshotBytesReceived() uint64 {
+	if x != nil {
+		return x.SnapshotBytesReceived
+	}
+	return 0
+}
+
+func (x *PeerTransport) GetSnapshotsReceivedResumed() uint64 {
+	if x != nil {
+		return x.SnapshotsReceivedResumed
+	}
+	return 0
+}
+
+func (x *PeerTransport) GetSnapshotBytesReceivedResumed() uint64 {
+	if x != nil {
+		return x.SnapshotBytesReceivedResumed
+	}
+	return 0
+}
+
 type Limits struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	MaxMessageBytes uint64                 `protobuf:"varint,1,opt,name=max_message_bytes,json=maxMessageBytes,proto3" json:"max_message_bytes,omitempty"`
@@ -1491,7 +1542,7 @@ const file_raftlab_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12#\n" +
 	"\rrecent_active\x18\x06 \x01(\bR\frecentActive\x12\x16\n" +
 	"\x06paused\x18\a \x01(\bR\x06paused\x124\n" +
-	"\x16pending_snapshot_index\x18\b \x01(\x04R\x14pendingSnapshotIndex\"\xd4\x06\n" +
+	"\x16pending_snapshot_index\x18\b \x01(\x04R\x14pendingSnapshotIndex\"\xa3\t\n" +
 	"\rPeerTransport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1c\n" +
@@ -1518,7 +1569,13 @@ const file_raftlab_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x18snapshot_chunks_received\x18\x14 \x01(\x04R\x16snapshotChunksReceived\x127\n" +
 	"\x18largest_frame_sent_bytes\x18\x15 \x01(\x04R\x15largestFrameSentBytes\x12\x1f\n" +
 	"\vqueue_bytes\x18\x16 \x01(\x04R\n" +
-	"queueBytes\"\xce\x01\n" +
+	"queueBytes\x12+\n" +
+	"\x11snapshots_resumed\x18\x17 \x01(\x04R\x10snapshotsResumed\x124\n" +
+	"\x16snapshot_bytes_resumed\x18\x18 \x01(\x04R\x14snapshotBytesResumed\x12-\n" +
+	"\x12snapshots_received\x18\x19 \x01(\x04R\x11snapshotsReceived\x126\n" +
+	"\x17snapshot_bytes_received\x18\x1a \x01(\x04R\x15snapshotBytesReceived\x12<\n" +
+	"\x1asnapshots_received_resumed\x18\x1b \x01(\x04R\x18snapshotsReceivedResumed\x12E\n" +
+	"\x1fsnapshot_bytes_received_resumed\x18\x1c \x01(\x04R\x1csnapshotBytesReceivedResumed\"\xce\x01\n" +
 	"\x06Limits\x12*\n" +
 	"\x11max_message_bytes\x18\x01 \x01(\x04R\x0fmaxMessageBytes\x12*\n" +
 	"\x11max_request_bytes\x18\x02 \x01(\x04R\x0fmaxRequestBytes\x12(\n" +

@@ -591,9 +591,12 @@ type SnapshotOffer struct {
 	ToIncarnation uint64                 `protobuf:"fixed64,4,opt,name=to_incarnation,json=toIncarnation,proto3" json:"to_incarnation,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The encoded MsgSnap, metadata only.
-	Message       []byte `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
-	Index         uint64 `protobuf:"varint,7,opt,name=index,proto3" json:"index,omitempty"`
-	Term          uint64 `protobuf:"varint,8,opt,name=term,proto3" json:"term,omitempty"`
+	Message []byte `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	Index   uint64 `protobuf:"varint,7,opt,name=index,proto3" json:"index,omitempty"`
+	Term    uint64 `protobuf:"varint,8,opt,name=term,proto3" json:"term,omitempty"`
+	// How many bytes the sender lets be under way: acknowledgements are due well
+	// before so many.
+	WindowBytes   uint64 `protobuf:"varint,9,opt,name=window_bytes,json=windowBytes,proto3" json:"window_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -684,11 +687,21 @@ func (x *SnapshotOffer) GetTerm() uint64 {
 	return 0
 }
 
+func (x *SnapshotOffer) GetWindowBytes() uint64 {
+	if x != nil {
+		return x.WindowBytes
+	}
+	return 0
+}
+
 type SnapshotAck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// First answer: where to go on from. Later: everything before it has arrived.
+	// First answer: where to go on from, which is not 0 when an earlier transfer of
+	// the same index and term broke off. Later: everything before it has arrived,
+	// was verified and will not be asked for again.
 	Offset uint64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
-	// Set once the snapshot was verified and handed to raft.
+	// Set once the snapshot was verified and handed to raft, or in the first
+	// answer when the receiver has that state already.
 	Done          bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -789,7 +802,7 @@ const file_raftlab_transport_v1_transport_proto_rawDesc = "" +
 	"\x06offset\x18\x02 \x01(\x06R\x06offset\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
 	"\x06crc32c\x18\x04 \x01(\aR\x06crc32c\x12\x12\n" +
-	"\x04last\x18\x05 \x01(\bR\x04last\"\xd3\x01\n" +
+	"\x04last\x18\x05 \x01(\bR\x04last\"\xf6\x01\n" +
 	"\rSnapshotOffer\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x06R\tclusterId\x12\x12\n" +
@@ -799,7 +812,8 @@ const file_raftlab_transport_v1_transport_proto_rawDesc = "" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\fR\amessage\x12\x14\n" +
 	"\x05index\x18\a \x01(\x04R\x05index\x12\x12\n" +
-	"\x04term\x18\b \x01(\x04R\x04term\"9\n" +
+	"\x04term\x18\b \x01(\x04R\x04term\x12!\n" +
+	"\fwindow_bytes\x18\t \x01(\x04R\vwindowBytes\"9\n" +
 	"\vSnapshotAck\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done2\xc9\x02\n" +
