@@ -7,6 +7,7 @@ require (
 	github.com/cockroachdb/datadriven v1.0.3
 	github.com/google/go-cmp v0.7.0
 	github.com/google/pprof v0.0.0-20261016150608-1facf8f91b50
+	github.com/klauspost/compress v1.20.3
 	github.com/pkg/profile v1.7.0
 	github.com/prometheus/procfs v0.23.0
 	github.com/spf13/cobra v1.10.2

@@ -225,7 +225,7 @@ func (s *Settings) reads(key string) bool {
 	switch key {
 	case "max-request", "stream-workers":
 		return l.Target != TargetDirect
-	case "chunking", "max-message", "transport", "lanes", "codec":
+	case "chunking", "max-message", "transport", "lanes", "codec", "compression":
 		return !local
 	case "grpc-window":
 		return !local || l.Target != TargetDirect
@@ -270,7 +270,7 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 		// Raft's own entry adds index and term, kv's adds header and tags.
 		const overhead = 96
 		entry := uint64(l.ValueSize) + uint64(l.KeySize) + overhead
-		limit := transport.MaxEntryBytes(n.Chunking, int(n.MaxMessage))
+		limit := transport.MaxEntryBytes(n.Chunking, transport.FrameLimit(n.Compression, int(n.MaxMessage)))
 		if l.Topology != TopologyInProcess && l.Op != "get" && entry > limit {
 			return fmt.Sprintf("value-size %s makes an entry larger than chunking %s can carry under max-message %s",
 				l.ValueSize, n.Chunking, n.MaxMessage)

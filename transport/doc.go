@@ -64,6 +64,10 @@
 // goes over the wire. Handler.EntryLimit tells the node above which entries not
 // to propose.
 //
+// With compression (compress.go), the limit holds for a message as it travels
+// and for what it inflates to. Chunkers count bytes before compression and stay
+// below the limit by what incompressible bytes may grow (FrameLimit).
+//
 // Strategy reactive ignores the limit that Hello told, to show what learning by
 // failure costs. It keeps what the peer has not acknowledged; when the peer's
 // gRPC refuses a frame, it reads the limit from the refusal (or halves, if the

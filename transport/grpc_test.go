@@ -56,6 +56,62 @@ func TestSendReceive(t *testing.T) {
 	})
 }
 
+// Nothing that was handed up lies in memory that goes back to a pool: TestMain
+// has what goes back overwritten, and it is taken again by later frames.
+func TestHandedUpIsKept(t *testing.T) {
+	sizes := []int{0, 1, 100, 1000, 1024, 1025, 4 << 10, 10000, 16 << 10, 16<<10 + 1, 40000, 64 << 10, 200000, 1 << 20, 1<<20 + 5, 3 << 20}
+	for _, kind := range []string{KindStream, KindUnary} {
+		for _, name := range codecNames {
+			for _, compression := range []string{CompressionNone, CompressionS2} {
+				t.Run(fmt.Sprintf("%s/%s/%s", kind, name, compression), func(t *testing.T) {
+					a, b := pair(t, Config{Kind: kind, Codec: name, Compression: compression})
+					var want []*pb.Message
+					index := uint64(5)
+					for round := range 3 {
+						for i := range sizes {
+							m := appendMessage(index, sizes[i], sizes[(i+round)%len(sizes)], i)
+							index += 3
+							want = append(want, m)
+							beat := heartbeat(1, 2)
+							beat.Context = randomBytes(8, index)
+							a.transport.Send([]*pb.Message{m, beat})
+						}
+					}
+					entries := map[uint64]*pb.Entry{}
+					beats := 0
+					b.await(t, "messages", func() bool {
+						beats = 0
+						for _, m := range b.stepped {
+							if m.GetType() == pb.MsgHeartbeat {
+								beats++
+							}
+							for _, e := range m.Entries {
+								entries[e.GetIndex()] = e
+							}
+						}
+						return len(entries) == 3*len(want) && beats == len(want)
+					})
+					for _, m := range want {
+						for _, e := range m.Entries {
+							if !proto.Equal(entries[e.GetIndex()], e) {
+								t.Fatalf("entry of %d bytes was changed after it was handed up", len(e.Data))
+							}
+						}
+					}
+					beats = 0
+					for _, m := range b.stepped {
+						if m.GetType() == pb.MsgHeartbeat {
+							if beats++; !bytes.Equal(m.GetContext(), randomBytes(8, 5+3*uint64(beats))) {
+								t.Fatalf("context of heartbeat %d was changed after it was handed up", beats)
+							}
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
 func TestFragmentsOverRealLimit(t *testing.T) {
 	eachKind(t, func(t *testing.T, cfg Config) {
 		cfg.MaxMessage, cfg.ChunkSize, cfg.Chunking = 1024, 1024, ChunkFragment

@@ -125,7 +125,7 @@ func (l *lane) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.limits.Receive = limit
+	l.limits.Receive = FrameLimit(l.peer.server.cfg.Compression, limit)
 	l.sequence, l.fragment = 0, 0
 	c, err := l.open(ctx)
 	if err != nil {
@@ -300,7 +300,7 @@ func (l *lane) send(out *outlet, q queued) error {
 			l.queue.release(q.size)
 		}
 	}()
-	l.limits.Learned = int(p.learned.Load())
+	l.limits.Learned = FrameLimit(p.server.cfg.Compression, int(p.learned.Load()))
 	frames, err := p.server.chunker.Plan(l.frames[:0], q.message, l.limits)
 	l.frames = frames
 	if err != nil {
@@ -319,6 +319,9 @@ func (l *lane) send(out *outlet, q queued) error {
 	p.count.messagesSent.Add(1)
 	for i := range frames {
 		p.count.sent(&frames[i])
+		if p.server.cfg.Compression == CompressionNone {
+			p.count.wireBytesSent.Add(uint64(frames[i].Size() + grpcHeader)) // else wireCounter counts
+		}
 		if released, err = out.forward(q, &frames[i], i == len(frames)-1); err != nil {
 			return err
 		}

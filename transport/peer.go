@@ -194,6 +194,9 @@ func (c *connection) client() (*grpc.ClientConn, error) {
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
 	}
+	if cfg.Compression != CompressionNone {
+		options = append(options, grpc.WithDefaultCallOptions(grpc.UseCompressor(cfg.Compression)), grpc.WithStatsHandler(wireCounter{p.count}))
+	}
 	if n := cfg.GRPCWindow; n > 0 {
 		window := int32(min(n, 1<<31-1))
 		options = append(options, grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window))
@@ -262,7 +265,12 @@ func (c *connection) hello(ctx context.Context, epoch uint64) (limit int, err er
 // refusal is what a peer's gRPC says about a message above its limit.
 type refusal struct{ size, limit int }
 
-var refusalText = regexp.MustCompile(`received message larger than max \((\d+) vs\. (\d+)\)`)
+// The second is about what a compressed message inflates to, of which gRPC tells
+// no size.
+var (
+	refusalText         = regexp.MustCompile(`received message larger than max \((\d+) vs\. (\d+)\)`)
+	inflatedRefusalText = regexp.MustCompile(`received message after decompression larger than max (\d+)`)
+)
 
 // parseRefusal reads the text of grpc-go, the only place where it tells the
 // limit.
@@ -270,7 +278,12 @@ func parseRefusal(err error) (refusal, bool) {
 	if status.Code(err) != codes.ResourceExhausted {
 		return refusal{}, false
 	}
-	found := refusalText.FindStringSubmatch(status.Convert(err).Message())
+	text := status.Convert(err).Message()
+	if found := inflatedRefusalText.FindStringSubmatch(text); found != nil {
+		limit, err := strconv.Atoi(found[1])
+		return refusal{limit + 1, limit}, err == nil && limit >= MinLimit
+	}
+	found := refusalText.FindStringSubmatch(text)
 	if found == nil {
 		return refusal{}, false
 	}

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/status"
 
 	transportv1 "raftlab/proto/raftlab/transport/v1"
@@ -83,6 +84,7 @@ func malformed(err error) error { return status.Error(codes.InvalidArgument, err
 func sendHandler(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // gRPC's order
 	in := &incoming{Frame: new(transportv1.Frame)}
 	defer in.release()
+	answerPlain(ctx)
 	if err := decode(in); err != nil {
 		return nil, err
 	}
@@ -110,6 +112,12 @@ func (s *server) receiveOne(in *incoming) (*transportv1.FrameAck, error) {
 		return nil, s.refuse(&f, err)
 	}
 	return new(transportv1.FrameAck), nil
+}
+
+// answerPlain keeps gRPC from answering in the compression that it was called
+// in: an acknowledgement of a few bytes gets no smaller.
+func answerPlain(ctx context.Context) {
+	grpc.SetSendCompressor(ctx, encoding.Identity) //nolint:errcheck,gosec // outside an RPC, as in a test, there is nothing to keep from
 }
 
 var errStopping = status.Error(codes.Unavailable, "node is stopping")
@@ -150,6 +158,7 @@ const (
 
 // receive takes in the frames of one stream until it ends.
 func (s *server) receive(rpc grpc.ServerStream) error {
+	answerPlain(rpc.Context())
 	// The caller's gRPC keeps what it sent until it hears something.
 	if err := rpc.SendHeader(nil); err != nil {
 		return err

@@ -65,6 +65,9 @@ func New(cfg Config, h Handler) Server {
 	if err != nil {
 		panic(fmt.Sprintf("transport: %v", err))
 	}
+	if err := checkCompression(cfg.Compression); err != nil {
+		panic(fmt.Sprintf("transport: %v", err))
+	}
 	s := &server{
 		cfg: cfg, handler: h, chunker: chunker, codec: codec, log: cfg.Logger, self: h.Identity().Node,
 		sessions: sessions{byNode: make(map[uint64]caller)}, reassembler: NewReassembler(),
@@ -265,7 +268,7 @@ func (s *server) limitTold(c *counters, limit uint64) {
 			least = min(least, told)
 		}
 	}
-	if entry := MaxEntryBytes(s.cfg.Chunking, int(least)); entry != s.limit {
+	if entry := MaxEntryBytes(s.cfg.Chunking, FrameLimit(s.cfg.Compression, int(least))); entry != s.limit {
 		s.limit = entry
 		s.handler.EntryLimit(entry) // in order, hence under the lock
 	}

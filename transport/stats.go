@@ -12,6 +12,7 @@ type counters struct {
 
 	dials, messagesSent, messagesDropped, messagesSplit  atomic.Uint64
 	framesSent, fragmentsSent, bytesSent, largest        atomic.Uint64
+	wireBytesSent                                        atomic.Uint64
 	refusals                                             atomic.Uint64
 	snapshotsSent, snapshotChunksSent, snapshotBytesSent atomic.Uint64
 	messagesReceived, framesReceived, bytesReceived      atomic.Uint64
@@ -61,6 +62,7 @@ func (c *counters) fill(s *PeerStats) {
 	s.FramesSent = c.framesSent.Load()
 	s.FragmentsSent = c.fragmentsSent.Load()
 	s.BytesSent = c.bytesSent.Load()
+	s.WireBytesSent = c.wireBytesSent.Load()
 	s.LargestFrame = c.largest.Load()
 	s.Refusals = c.refusals.Load()
 	s.SnapshotsSent = c.snapshotsSent.Load()

@@ -15,8 +15,8 @@ import (
 type Config struct {
 	// Kind, Lanes and Chunking are names from the lists below.
 	Kind, Lanes, Chunking string
-	// Codec is a name from the list below.
-	Codec string
+	// Codec and Compression are names from the lists below.
+	Codec, Compression string
 	// MaxMessage is the receive limit, in bytes, that the peer port's server was
 	// made with. It is what this node's Hello tells.
 	MaxMessage int
@@ -65,6 +65,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Codec == "" {
 		c.Codec = CodecScatter
+	}
+	if c.Compression == "" {
+		c.Compression = CompressionNone
 	}
 	if c.MaxMessage == 0 {
 		c.MaxMessage = 4 << 20
@@ -221,6 +224,17 @@ const (
 	CodecScatter = "scatter" // by hand, large data by reference
 )
 
+// Compressions of what is sent to peers, by the name the compression knob gives
+// them. Each is of gRPC's per-message kind, at its fastest but for gzip, which is
+// gRPC's own. Chunkers count the bytes before it; see FrameLimit.
+const (
+	CompressionNone   = "none"
+	CompressionGzip   = "gzip"
+	CompressionZstd   = "zstd"
+	CompressionSnappy = "snappy"
+	CompressionS2     = "s2"
+)
+
 // Lane layouts, by the name the lanes knob gives them.
 const (
 	LanesShared = "shared"
@@ -244,7 +258,8 @@ type PeerStats struct {
 	MessagesSplit   uint64
 	FramesSent      uint64
 	FragmentsSent   uint64
-	BytesSent       uint64
+	BytesSent       uint64 // of frames, encoded
+	WireBytesSent   uint64 // of the same as they travelled: compressed, 5 bytes of gRPC's each
 	LargestFrame    uint64 // encoded bytes
 	Refusals        uint64 // by the peer's gRPC limit
 

@@ -163,12 +163,12 @@ func statusTransport(t table, st *clusterv1.StatusResponse) {
 		return
 	}
 	t.row()
-	t.row("TRANSPORT", "CONNECTED", "LIMIT", "DIALS", "MSGS OUT", "MSGS IN", "FRAMES OUT", "FRAMES IN", "BYTES OUT", "BYTES IN",
+	t.row("TRANSPORT", "CONNECTED", "LIMIT", "DIALS", "MSGS OUT", "MSGS IN", "FRAMES OUT", "FRAMES IN", "BYTES OUT", "ON THE WIRE", "BYTES IN",
 		"LARGEST", "SPLIT", "FRAGMENTS", "DROPPED", "REFUSED", "QUEUED")
 	for _, p := range st.GetTransport() {
 		t.row(fmt.Sprint("node ", p.GetId()), yesNo(p.GetConnected()), size(p.GetReceiveLimitBytes()), p.GetDials(),
 			p.GetMessagesSent(), p.GetMessagesReceived(), p.GetFramesSent(), p.GetFramesReceived(),
-			p.GetBytesSent(), p.GetBytesReceived(), p.GetLargestFrameSentBytes(),
+			p.GetBytesSent(), p.GetWireBytesSent(), p.GetBytesReceived(), p.GetLargestFrameSentBytes(),
 			p.GetMessagesSplit(), p.GetFragmentsSent(), p.GetMessagesDropped(), p.GetRefusals(), p.GetQueueBytes())
 	}
 	for _, p := range st.GetTransport() {

@@ -263,7 +263,7 @@ func TestPrintStatus(t *testing.T) {
 		Transport: []*clusterv1.PeerTransport{
 			{
 				Id: 2, PeerAddress: "127.0.0.1:22002", Connected: true, ReceiveLimitBytes: 4 << 20, Dials: 3, MessagesSent: 54321,
-				FramesSent: 60000, BytesSent: 123456789, MessagesSplit: 12, FragmentsSent: 48, MessagesReceived: 54000,
+				FramesSent: 60000, BytesSent: 123456789, WireBytesSent: 45678901, MessagesSplit: 12, FragmentsSent: 48, MessagesReceived: 54000,
 				FramesReceived: 54000, BytesReceived: 1234567, LargestFrameSentBytes: 1048576,
 			},
 			{

@@ -36,10 +36,11 @@ type Config struct {
 	ChunkCount int    `knob:"chunk-count" usage:"entries a message, for chunking count"`
 	AppendSize Size   `knob:"append-size" usage:"entry bytes that raft puts in one append message (default: chunk-size less framing for chunking raft, else 16MiB)" source:"raft.Config.MaxSizePerMsg"`
 
-	Transport string `knob:"transport" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
-	Codec     string `knob:"codec" values:"proto,append,scatter" usage:"how frames become bytes, always the same ones: by the stock protobuf marshaller, by hand into one buffer, or by hand with large data passed on uncopied"`
-	Lanes     string `knob:"lanes" values:"shared,split" usage:"split gives control messages a connection of their own"`
-	PeerQueue Size   `knob:"peer-queue" usage:"bytes queued for a peer before messages to it are dropped"`
+	Transport   string `knob:"transport" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
+	Codec       string `knob:"codec" values:"proto,append,scatter" usage:"how frames become bytes, always the same ones: by the stock protobuf marshaller, by hand into one buffer, or by hand with large data passed on uncopied"`
+	Compression string `knob:"compression" values:"none,gzip,zstd,snappy,s2" usage:"how messages to peers are compressed, each by itself. Limits hold before and after: a frame is planned by its size uncompressed, and stays 64 bytes and 1/2048 below max-message in case it does not compress"`
+	Lanes       string `knob:"lanes" values:"shared,split" usage:"split gives control messages a connection of their own"`
+	PeerQueue   Size   `knob:"peer-queue" usage:"bytes queued for a peer before messages to it are dropped"`
 
 	LinkDelay     time.Duration `knob:"link-delay" usage:"hold every message to a peer for this long, as a slower network would"`
 	LinkJitter    time.Duration `knob:"link-jitter" usage:"make link-delay this much more or less, evenly distributed; messages stay in order"`
@@ -102,15 +103,16 @@ const (
 // `raftkv serve --help` show.
 func DefaultConfig() Config {
 	return Config{
-		Addr:       "127.0.0.1:21001",
-		MaxMessage: 4 << 20,
-		MaxRequest: 64 << 20,
-		Chunking:   transport.ChunkFragment,
-		ChunkCount: 2,
-		Transport:  transport.KindStream,
-		Codec:      transport.CodecScatter,
-		Lanes:      transport.LanesSplit,
-		PeerQueue:  128 << 20,
+		Addr:        "127.0.0.1:21001",
+		MaxMessage:  4 << 20,
+		MaxRequest:  64 << 20,
+		Chunking:    transport.ChunkFragment,
+		ChunkCount:  2,
+		Transport:   transport.KindStream,
+		Codec:       transport.CodecScatter,
+		Compression: transport.CompressionNone,
+		Lanes:       transport.LanesSplit,
+		PeerQueue:   128 << 20,
 
 		SnapshotWindow:  8 << 20,
 		SnapshotTimeout: 10 * time.Second,

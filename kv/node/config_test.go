@@ -148,6 +148,7 @@ func TestBadSettings(t *testing.T) {
 		{"snapshot-keep=-1s", "snapshot-keep -1s must not be negative"},
 		{"chunking=zip", `chunking "zip" is not one of none, raft, count, reactive, bounded, fragment`},
 		{"codec=json", `codec "json" is not one of proto, append, scatter`},
+		{"compression=lzma", `compression "lzma" is not one of none, gzip, zstd, snappy, s2`},
 		{"chunk-size=8MiB", "chunk-size 8MiB exceeds max-message 4MiB"},
 		{"chunk-size=511", "chunk-size 511 is below the minimum 512"},
 		{"chunk-size=10XB", `chunk-size "10XB" is not a size such as 512, 64KiB or 4MiB`},

@@ -208,7 +208,7 @@ func (n *Node) assembleServices() {
 
 func (n *Node) assembleTransport(o Options) {
 	cfg := transport.Config{
-		Kind: n.cfg.Transport, Codec: n.cfg.Codec, Lanes: n.cfg.Lanes, Chunking: n.cfg.Chunking,
+		Kind: n.cfg.Transport, Codec: n.cfg.Codec, Compression: n.cfg.Compression, Lanes: n.cfg.Lanes, Chunking: n.cfg.Chunking,
 		MaxMessage: int(n.cfg.MaxMessage), ChunkSize: int(n.cfg.ChunkSize), ChunkCount: n.cfg.ChunkCount,
 		QueueBytes: int64(n.cfg.PeerQueue), Faults: n.cfg.Faults(),
 		SnapshotWindow: int64(n.cfg.SnapshotWindow), SnapshotRate: int64(n.cfg.SnapshotRate),

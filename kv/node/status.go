@@ -87,7 +87,7 @@ func transportOf(p transport.PeerStats) *clusterv1.PeerTransport {
 		Id: p.ID, PeerAddress: p.Address, Connected: p.Connected,
 		ReceiveLimitBytes: p.ReceiveLimitBytes, Problem: p.Problem, QueueBytes: p.QueueBytes,
 		Dials: p.Dials, MessagesSent: p.MessagesSent, MessagesDropped: p.MessagesDropped, MessagesSplit: p.MessagesSplit,
-		FramesSent: p.FramesSent, FragmentsSent: p.FragmentsSent, BytesSent: p.BytesSent,
+		FramesSent: p.FramesSent, FragmentsSent: p.FragmentsSent, BytesSent: p.BytesSent, WireBytesSent: p.WireBytesSent,
 		LargestFrameSentBytes: p.LargestFrame, Refusals: p.Refusals,
 		SnapshotsSent: p.SnapshotsSent, SnapshotChunksSent: p.SnapshotChunksSent, SnapshotBytesSent: p.SnapshotBytesSent,
 		MessagesReceived: p.MessagesReceived, FramesReceived: p.FramesReceived, BytesReceived: p.BytesReceived,
