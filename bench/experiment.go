@@ -28,8 +28,10 @@ type Experiment struct {
 	// settings are these. Empty for no comparison.
 	Baseline []Field
 	AnswerBy []string
-	// Metric decides: ops/s or one of the latencies of Metrics.
+	// Metric decides: one of Metrics, or MetricAuto.
 	Metric string
+	// Judge is nil when there is nothing to judge.
+	Judge *Judge
 	// Margin is the relative difference below which two variants count as same.
 	Margin float64
 	// Ceilings are the targets, of CeilingTargets, that are added for each load of
@@ -69,6 +71,9 @@ type Measure struct {
 	// Profile is the measured window of the profile block, whole seconds.
 	Profile time.Duration
 }
+
+// MetricAuto decides by p99 where operations are sent by a clock, else by ops/s.
+const MetricAuto = "auto"
 
 // Metrics are what an experiment can decide by.
 var Metrics = []string{"ops/s", "p50-latency-ns", "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns"}

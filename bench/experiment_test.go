@@ -42,8 +42,15 @@ func TestParseFaults(t *testing.T) {
 		{"alias", "name: x\nfixed: &f {clients: 1}\nbaseline: *f\n", "x.yaml:3: baseline is an alias; write it out"},
 		{"baseline alone", "name: x\nbaseline: {clients: 1}\n", "x.yaml:2: baseline without vary or arms has nothing to compare with"},
 		{"answer-by fixed", "name: x\nvary: {clients: [1, 2]}\nanswer-by: [value-size]\n", "x.yaml:3: answer-by names value-size, which does not vary"},
-		{"metric", "name: x\nmetric: speed\n", `x.yaml:2: metric "speed" is not one of ops/s, p50-latency-ns, p90-latency-ns, p99-latency-ns, p99.9-latency-ns, max-latency-ns`},
+		{"metric", "name: x\nmetric: speed\n", `x.yaml:2: metric "speed" is not one of auto, ops/s, p50-latency-ns, p90-latency-ns, p99-latency-ns, p99.9-latency-ns, max-latency-ns`},
 		{"margin", "name: x\nmargin: 5%\n", `x.yaml:2: margin "5%" is not a number from 0 to 1, such as 0.05`},
+		{"ceiling", "name: x\nceiling: [wire, sky]\n", `x.yaml:2: ceiling "sky" is not one of wire, relay, or none alone`},
+		{"ceiling twice", "name: x\nceiling: [wire, wire]\n", "x.yaml:2: ceiling lists wire twice"},
+		{"judge of nothing", "name: x\njudge: {within: {ops/s: 0.05}}\n", "x.yaml:2: judge needs adaptive: the settings that are judged, such as {linger: auto}"},
+		{"judge by nothing", "name: x\njudge: {adaptive: {linger: 1ms}}\n", "x.yaml:2: judge needs within: how near to the best is good, such as {ops/s: 0.05}"},
+		{"judge metric", "name: x\njudge:\n  within: {speed: 0.05}\n", `x.yaml:3: within names "speed", which is not one of ops/s, p50-latency-ns, p90-latency-ns, p99-latency-ns, p99.9-latency-ns, max-latency-ns`},
+		{"judge share", "name: x\njudge: {adaptive: {linger: 1ms}, within: {ops/s: 5}}\n", `x.yaml:2: ops/s "5" is not a number from 0 to 1, such as 0.05`},
+		{"unknown judge", "name: x\njudge: {spreads: 0.1}\n", `x.yaml:2: unknown key "spreads" under judge (did you mean spread?)`},
 		{"unknown measure", "name: x\nmeasure:\n  block: 3\n", `x.yaml:3: unknown key "block" under measure (did you mean blocks?)`},
 		{"negative duration", "name: x\nmeasure: {duration: -1s}\n", "x.yaml:2: duration -1s is below the minimum 50ms"},
 		{"not a duration", "name: x\nmeasure: {warmup: 3}\n", `x.yaml:2: warmup "3" is not a duration such as 500ms or 2s`},
@@ -94,6 +101,7 @@ arms:
 baseline: {chunking: raft, append-size: 1MiB}
 answer-by: [link-delay]
 metric: p99-latency-ns
+judge: {adaptive: {chunking: fragment, chunk-size: 256KiB}, within: {ops/s: 0.05, p99-latency-ns: 0.1}}
 measure: {warmup: 1s, duration: 2s, blocks: 7}
 `
 
@@ -118,6 +126,10 @@ func TestParse(t *testing.T) {
 		},
 		Baseline: []Field{{"chunking", "raft"}, {"append-size", "1MiB"}},
 		AnswerBy: []string{"link-delay"}, Metric: "p99-latency-ns", Margin: 0.05, Ceilings: []string{TargetWire},
+		Judge: &Judge{
+			Adaptive: []Field{{"chunking", "fragment"}, {"chunk-size", "256KiB"}},
+			Within:   []Tolerance{{"ops/s", 0.05}, {"p99-latency-ns", 0.1}}, Spread: 0.15,
+		},
 		Measure: Measure{Warmup: time.Second, Duration: 2 * time.Second, Blocks: 7, Profile: time.Second},
 	}
 	if diff := cmp.Diff(want, e); diff != "" {

@@ -53,6 +53,9 @@ func Expand(e *Experiment) (*Matrix, error) {
 		}
 		return nil, usagef("the experiment has no variant")
 	}
+	if err := x.markAdaptive(); err != nil {
+		return nil, err
+	}
 	x.addCeilings()
 	x.addAA()
 	x.number()
@@ -279,6 +282,20 @@ func (x *expansion) addBaselines(points []point) error {
 		return usagef("no variant has the baseline's settings: %s", x.skipped[0].Reason)
 	}
 	return usagef("no variant has the baseline's settings")
+}
+
+// markAdaptive marks what is judged.
+func (x *expansion) markAdaptive() error {
+	found := x.experiment.Judge == nil
+	for i := range x.variants {
+		v := &x.variants[i]
+		v.Adaptive = x.experiment.Judge.adaptive(&v.Settings)
+		found = found || v.Adaptive
+	}
+	if !found {
+		return usagef("no variant has the settings that judge calls adaptive")
+	}
+	return nil
 }
 
 // addCeilings adds the ceilings of each load of a gRPC target.

@@ -31,6 +31,9 @@ func matrixText(m *Matrix) string {
 		if v.Against != "" {
 			b.WriteString(" against " + v.Against)
 		}
+		if v.Adaptive {
+			b.WriteString(" adaptive")
+		}
 		if len(v.Ceilings) > 0 {
 			b.WriteString(" below " + strings.Join(v.Ceilings, ", "))
 		}
@@ -134,6 +137,7 @@ func TestExpandFaults(t *testing.T) {
 		"name: x\nfixed: {chunk-size: 8MiB}\n":                                                "no variant is possible: chunk-size 8MiB exceeds max-message 4MiB",
 		"name: x\nfixed: {heartbeat-ticks: 10}\n":                                             "no variant is possible: election-ticks 10 must be greater than heartbeat-ticks 10",
 		"name: x\nvary: {clients: [1, 2]}\nbaseline: {topology: processes, target: direct}\n": "no variant has the baseline's settings: target direct drives nodes in this process, not topology processes",
+		"name: x\njudge: {adaptive: {clients: 7}, within: {ops/s: 0.1}}\n":                    "no variant has the settings that judge calls adaptive",
 		"name: x\nfixed: {topology: processes, target: direct}\n":                             "no variant is possible: target direct drives nodes in this process, not topology processes",
 	} {
 		_, err := Expand(parse(t, source))

@@ -10,13 +10,14 @@ import (
 )
 
 // Set fixes a field everywhere: it stops being an axis, of arms too, and a
-// baseline that names it follows. Errors are *UsageError.
+// baseline that names it follows. An adaptive setting that is gone is judged no more. Errors are *UsageError.
 func (e *Experiment) Set(key, value string) error {
 	value, err := canonical(key, value)
 	if err != nil {
 		return usagef("--set %s: %w", key, err)
 	}
 	e.drop(key)
+	e.unjudge(key, value)
 	e.Fixed = append(e.Fixed, Field{key, value})
 	for i, f := range e.Baseline {
 		if f.Key == key {
@@ -40,6 +41,7 @@ func (e *Experiment) SetVary(key string, values []string) error {
 		}
 		values[i] = c
 	}
+	e.unjudge(key, values...)
 	inArms := false
 	for _, arm := range e.Arms {
 		for i, f := range arm {
@@ -64,6 +66,14 @@ func (e *Experiment) SetVary(key string, values []string) error {
 	e.drop(key)
 	e.Vary = append(e.Vary, axis)
 	return nil
+}
+
+// unjudge ends the judging of an adaptive setting that an override removed.
+func (e *Experiment) unjudge(key string, values ...string) {
+	gone := func(f Field) bool { return f.Key == key && !slices.Contains(values, f.Value) }
+	if e.Judge != nil && slices.ContainsFunc(e.Judge.Adaptive, gone) {
+		e.Judge = nil
+	}
 }
 
 // drop removes a field from fixed, vary and arms.
@@ -137,7 +147,10 @@ func (e *Experiment) YAML() string {
 		put("answer-by", listNode(e.AnswerBy))
 	}
 	put("metric", scalarNode(e.Metric))
-	put("margin", scalarNode(strconv.FormatFloat(e.Margin, 'g', -1, 64)))
+	put("margin", numberNode(e.Margin))
+	if e.Judge != nil {
+		put("judge", e.Judge.node())
+	}
 	if len(e.Ceilings) > 0 {
 		put("ceiling", listNode(e.Ceilings))
 	} else {
@@ -162,6 +175,18 @@ func (e *Experiment) YAML() string {
 	}
 	return b.String()
 }
+
+func (j *Judge) node() *yaml.Node {
+	within := &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}
+	for _, w := range j.Within {
+		within.Content = append(within.Content, scalarNode(w.Metric), numberNode(w.Limit))
+	}
+	return &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{
+		scalarNode("adaptive"), fieldsNode(j.Adaptive), scalarNode("within"), within, scalarNode("spread"), numberNode(j.Spread),
+	}}
+}
+
+func numberNode(x float64) *yaml.Node { return scalarNode(strconv.FormatFloat(x, 'g', -1, 64)) }
 
 func scalarNode(value string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode}

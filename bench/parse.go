@@ -237,12 +237,54 @@ func (p *parser) measure(n *yaml.Node) Measure {
 }
 
 var (
-	topKeys  = []string{"name", "question", "fixed", "vary", "arms", "baseline", "answer-by", "metric", "margin", "ceiling", "measure"}
+	// defaultSpread is from where on a choice matters.
+	defaultSpread = 0.15
+
+	topKeys  = []string{"name", "question", "fixed", "vary", "arms", "baseline", "answer-by", "metric", "margin", "judge", "ceiling", "measure"}
 	goodName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
 )
 
+// share reads a number from 0 to 1.
+func (p *parser) share(n *yaml.Node, key string) float64 {
+	x, err := strconv.ParseFloat(p.scalar(n, key), 64)
+	if err != nil || x < 0 || x >= 1 {
+		p.fail(n, "%s %q is not a number from 0 to 1, such as 0.05", key, n.Value)
+	}
+	return x
+}
+
+func (p *parser) judge(n *yaml.Node) *Judge {
+	j := &Judge{Spread: defaultSpread}
+	for _, kv := range p.mapping(n, "judge") {
+		switch v := kv.value; kv.key.Value {
+		case "adaptive":
+			j.Adaptive = p.fields(v, "adaptive")
+		case "within":
+			for _, limit := range p.mapping(v, "within") {
+				metric := limit.key.Value
+				if !slices.Contains(Metrics, metric) {
+					p.fail(limit.key, "within names %q, which is not one of %s", metric, strings.Join(Metrics, ", "))
+				}
+				j.Within = append(j.Within, Tolerance{metric, p.share(limit.value, metric)})
+			}
+		case "spread":
+			j.Spread = p.share(v, "spread")
+		default:
+			p.fail(kv.key, "unknown key %q under judge%s", kv.key.Value,
+				didYouMean(kv.key.Value, []string{"adaptive", "within", "spread"}))
+		}
+	}
+	switch {
+	case len(j.Adaptive) == 0:
+		p.fail(n, "judge needs adaptive: the settings that are judged, such as {linger: auto}")
+	case len(j.Within) == 0:
+		p.fail(n, "judge needs within: how near to the best is good, such as {ops/s: 0.05}")
+	}
+	return j
+}
+
 func (p *parser) experiment(n *yaml.Node) *Experiment {
-	e := &Experiment{Metric: "ops/s", Margin: 0.05, Ceilings: []string{TargetWire}, Measure: defaultMeasure()}
+	e := &Experiment{Metric: MetricAuto, Margin: 0.05, Ceilings: []string{TargetWire}, Measure: defaultMeasure()}
 	var baseline, answerBy *yaml.Node
 	for _, kv := range p.mapping(n, "an experiment") {
 		v := kv.value
@@ -270,15 +312,13 @@ func (p *parser) experiment(n *yaml.Node) *Experiment {
 			}
 		case "metric":
 			e.Metric = p.scalar(v, "metric")
-			if !slices.Contains(Metrics, e.Metric) {
-				p.fail(v, "metric %q is not one of %s", e.Metric, strings.Join(Metrics, ", "))
+			if e.Metric != MetricAuto && !slices.Contains(Metrics, e.Metric) {
+				p.fail(v, "metric %q is not one of %s, %s", e.Metric, MetricAuto, strings.Join(Metrics, ", "))
 			}
 		case "margin":
-			m, err := strconv.ParseFloat(p.scalar(v, "margin"), 64)
-			if err != nil || m < 0 || m >= 1 {
-				p.fail(v, "margin %q is not a number from 0 to 1, such as 0.05", v.Value)
-			}
-			e.Margin = m
+			e.Margin = p.share(v, "margin")
+		case "judge":
+			e.Judge = p.judge(v)
 		case "ceiling":
 			nodes := []*yaml.Node{v}
 			if v.Kind == yaml.SequenceNode {

@@ -38,8 +38,11 @@ type ExperimentInfo struct {
 	// AnswerBy are the axes for each of whose values an answer of its own is
 	// stated, such as link-delay.
 	AnswerBy []string `json:"answer_by"`
-	// Metric decides: ops/s, or a latency percentile such as p99-latency-ns.
+	// Metric decides: ops/s, a latency percentile such as p99-latency-ns, or auto,
+	// which is p99-latency-ns where operations are sent by a clock, else ops/s.
 	Metric string `json:"metric"`
+	// Judge is nil when there is nothing to judge.
+	Judge *JudgeInfo `json:"judge,omitempty"`
 	// Margin is the relative difference below which variants count as the same.
 	Margin   float64 `json:"margin"`
 	Blocks   int     `json:"blocks"`
@@ -82,6 +85,8 @@ type Variant struct {
 	Role string `json:"role"`
 	// Baseline marks the one that verdicts compare with.
 	Baseline bool `json:"baseline"`
+	// Adaptive marks one that is judged by the others of its cell.
+	Adaptive bool `json:"adaptive,omitempty"`
 	// Params are the axes' values; Config the full effective settings by knob.
 	Params map[string]string `json:"params"`
 	Config map[string]string `json:"config"`
@@ -193,6 +198,8 @@ type Process struct {
 type Summary struct {
 	Variants []VariantSummary `json:"variants"`
 	Answers  []Answer         `json:"answers"`
+	// Judgements are empty without a Judge.
+	Judgements []Judgement `json:"judgements,omitempty"`
 }
 
 // VariantSummary has the figures of one variant over its blocks.
@@ -252,6 +259,8 @@ type Estimate struct {
 type Answer struct {
 	// Where holds the values of AnswerBy; empty when the question has one answer.
 	Where map[string]string `json:"where"`
+	// Metric is what decided.
+	Metric string `json:"metric"`
 	// Best are the IDs of the variants not distinguishable from the best.
 	Best []string `json:"best"`
 	// Sentence says it in words, with the confidence.

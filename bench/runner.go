@@ -147,7 +147,7 @@ func Execute(ctx context.Context, o Options) (*Run, error) {
 		Schema: Schema, ID: o.ID, Command: o.Command, Seed: o.Seed, Started: time.Now(),
 		Experiment: ExperimentInfo{
 			Name: e.Name, Question: e.Question, Source: e.YAML(), Axes: o.Matrix.Axes, AnswerBy: slices.Clone(e.AnswerBy),
-			Metric: e.Metric, Margin: e.Margin, Blocks: e.Measure.Blocks,
+			Metric: e.Metric, Margin: e.Margin, Judge: e.Judge.info(), Blocks: e.Measure.Blocks,
 			WarmupS: e.Measure.Warmup.Seconds(), MeasureS: e.Measure.Duration.Seconds(),
 		},
 		TrialsPlanned: len(r.jobs), Environment: observe(o.Build),

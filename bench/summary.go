@@ -26,6 +26,7 @@ func Summarize(run *Run) Summary {
 		summary.Variants = append(summary.Variants, s.variant(&run.Variants[i]))
 	}
 	summary.Answers = s.answers(summary.Variants)
+	summary.Judgements = s.judgements(summary.Variants)
 	return summary
 }
 
@@ -93,15 +94,29 @@ type summarizer struct {
 	blocks map[string]*blocks
 }
 
-func (s *summarizer) direction() stats.Direction {
-	return stats.Direction(s.run.Experiment.Metric == "ops/s" || s.run.Experiment.Metric == "")
+func direction(metric string) stats.Direction { return stats.Direction(metric == "ops/s") }
+
+// metric is what decides about a variant: what the experiment says, or, for
+// MetricAuto, p99 where all of the variant's cell have a rate. Of what is sent by a
+// clock, throughput tells only whether it was answered in time.
+func (s *summarizer) metric(v *Variant) string {
+	if m := s.run.Experiment.Metric; m != MetricAuto && m != "" {
+		return m
+	}
+	cell := answerCell(v.Params, s.run.Experiment.AnswerBy)
+	for i := range s.run.Variants {
+		other := &s.run.Variants[i]
+		if other.Role == RoleMeasured && answerCell(other.Params, s.run.Experiment.AnswerBy) == cell && !other.openLoop() {
+			return "ops/s"
+		}
+	}
+	return "p99-latency-ns"
 }
 
-func (s *summarizer) metric() string {
-	if s.run.Experiment.Metric == "" {
-		return "ops/s"
-	}
-	return s.run.Experiment.Metric
+// openLoop tells whether a variant's operations are sent by a clock.
+func (v *Variant) openLoop() bool {
+	rate := v.Config["rate"]
+	return rate != "" && rate != "0"
 }
 
 func (s *summarizer) variant(v *Variant) VariantSummary {
@@ -118,9 +133,10 @@ func (s *summarizer) variant(v *Variant) VariantSummary {
 		}
 	}
 	if baseline := s.blocks[v.Against]; baseline != nil && b.trials > 0 && baseline.trials > 0 {
-		ratio := s.ratio(v.ID, v.Against)
+		metric := s.metric(v)
+		ratio := s.ratio(v.ID, v.Against, metric)
 		sum.Ratio = Estimate(ratio)
-		sum.Verdict = string(stats.Decide(ratio, s.margin(v), s.direction()))
+		sum.Verdict = string(stats.Decide(ratio, s.margin(v), direction(metric)))
 	}
 	return sum
 }
@@ -144,8 +160,8 @@ func (s *summarizer) share(b *blocks, id string) (CeilingShare, bool) {
 	}, true
 }
 
-func (s *summarizer) ratio(variant, baseline string) stats.Estimate {
-	return stats.PairedRatio(s.blocks[variant].figures[s.metric()], s.blocks[baseline].figures[s.metric()], confidence)
+func (s *summarizer) ratio(variant, baseline, metric string) stats.Estimate {
+	return stats.PairedRatio(s.blocks[variant].figures[metric], s.blocks[baseline].figures[metric], confidence)
 }
 
 // margin is what counts as the same for a variant: what was asked, unless the
@@ -155,50 +171,63 @@ func (s *summarizer) margin(v *Variant) float64 {
 	for i := range s.run.Variants {
 		aa := &s.run.Variants[i]
 		if aa.Role == RoleAA && v.Role != RoleAA && answerCell(aa.Params, by) == answerCell(v.Params, by) {
-			return stats.Margin(s.run.Experiment.Margin, s.ratio(aa.ID, aa.Against))
+			return stats.Margin(s.run.Experiment.Margin, s.ratio(aa.ID, aa.Against, s.metric(v)))
 		}
 	}
 	return s.run.Experiment.Margin
 }
 
-// answers states, for each cell of AnswerBy, which variants are best.
-func (s *summarizer) answers(summaries []VariantSummary) []Answer {
-	by := s.run.Experiment.AnswerBy
-	var cells []string
-	members := map[string][]*VariantSummary{}
+// cells are the measured variants by cell of AnswerBy, in the order of the first
+// of each.
+func (s *summarizer) cells(summaries []VariantSummary) [][]*VariantSummary {
+	var names []string
+	var cells [][]*VariantSummary
 	for i := range summaries {
 		v := &summaries[i]
 		if v.Variant.Role != RoleMeasured {
 			continue
 		}
-		cell := answerCell(v.Variant.Params, by)
-		if !slices.Contains(cells, cell) {
-			cells = append(cells, cell)
+		name := answerCell(v.Variant.Params, s.run.Experiment.AnswerBy)
+		at := slices.Index(names, name)
+		if at < 0 {
+			at = len(names)
+			names, cells = append(names, name), append(cells, nil)
 		}
-		members[cell] = append(members[cell], v)
+		cells[at] = append(cells[at], v)
 	}
+	return cells
+}
+
+// where holds the values of AnswerBy that a variant has.
+func (s *summarizer) where(v *Variant) map[string]string {
+	where := map[string]string{}
+	for _, key := range s.run.Experiment.AnswerBy {
+		if value, ok := v.Params[key]; ok {
+			where[key] = value
+		}
+	}
+	return where
+}
+
+// answers states, for each cell of AnswerBy, which variants are best.
+func (s *summarizer) answers(summaries []VariantSummary) []Answer {
 	var answers []Answer
-	for _, cell := range cells {
-		answers = append(answers, s.answer(members[cell]))
+	for _, cell := range s.cells(summaries) {
+		answers = append(answers, s.answer(cell))
 	}
 	return answers
 }
 
 // answer states which of these are best.
 func (s *summarizer) answer(candidates []*VariantSummary) Answer {
-	by := s.run.Experiment.AnswerBy
-	a := Answer{Where: map[string]string{}, Best: []string{}}
-	for _, key := range by {
-		if value, ok := candidates[0].Variant.Params[key]; ok {
-			a.Where[key] = value
-		}
-	}
+	metric := s.metric(&candidates[0].Variant)
+	a := Answer{Where: s.where(&candidates[0].Variant), Metric: metric, Best: []string{}}
 	var values [][]float64
 	viable := 0
 	for _, v := range candidates {
 		var figures []float64
 		if v.Viable {
-			figures = s.blocks[v.Variant.ID].figures[s.metric()]
+			figures = s.blocks[v.Variant.ID].figures[metric]
 		}
 		if v.Viable && v.Trials > 0 {
 			viable++
@@ -209,30 +238,31 @@ func (s *summarizer) answer(candidates []*VariantSummary) Answer {
 		a.Sentence = "No variant has a valid trial."
 		return a
 	}
-	set := stats.Best(values, s.direction(), confidence)
+	set := stats.Best(values, direction(metric), confidence)
 	var best []*VariantSummary
 	for _, i := range set.Members {
 		best = append(best, candidates[i])
 	}
-	slices.SortStableFunc(best, s.compare)
+	compare := func(a, b *VariantSummary) int { return s.compare(a, b, metric) }
+	slices.SortStableFunc(best, compare)
 	for _, v := range best {
 		a.Best = append(a.Best, v.Variant.ID)
 	}
 	switch {
 	case len(candidates) == 1:
-		a.Sentence = s.describe(best[0], true) + "."
+		a.Sentence = s.describe(best[0], metric, true) + "."
 	case set.Warning != "":
-		top := slices.MinFunc(best, s.compare)
-		a.Sentence = fmt.Sprintf("%s has the best median of %d; %s.", s.describe(top, true), viable, set.Warning)
+		top := slices.MinFunc(best, compare)
+		a.Sentence = fmt.Sprintf("%s has the best median of %d; %s.", s.describe(top, metric, true), viable, set.Warning)
 	case len(best) == 1:
 		a.Confidence = set.Confidence
 		a.Sentence = fmt.Sprintf("%s is the best of %d with %.0f %% confidence (%d blocks).",
-			s.describe(best[0], true), viable, 100*set.Confidence, set.Blocks)
+			s.describe(best[0], metric, true), viable, 100*set.Confidence, set.Blocks)
 	default:
 		a.Confidence = set.Confidence
 		var names []string
 		for _, v := range best[:min(len(best), mostNamed)] {
-			names = append(names, s.describe(v, false))
+			names = append(names, s.describe(v, metric, false))
 		}
 		if more := len(best) - len(names); more > 0 {
 			names = append(names, fmt.Sprintf("%d more", more))
@@ -246,10 +276,10 @@ func (s *summarizer) answer(candidates []*VariantSummary) Answer {
 // Variants that a sentence names at most.
 const mostNamed = 6
 
-// compare orders by the deciding metric, the best first.
-func (s *summarizer) compare(a, b *VariantSummary) int {
-	x, y := s.blocks[a.Variant.ID].estimate(s.metric()).Center, s.blocks[b.Variant.ID].estimate(s.metric()).Center
-	if s.direction() == stats.HigherIsBetter {
+// compare orders by a metric, the best first.
+func (s *summarizer) compare(a, b *VariantSummary, metric string) int {
+	x, y := s.blocks[a.Variant.ID].estimate(metric).Center, s.blocks[b.Variant.ID].estimate(metric).Center
+	if direction(metric) == stats.HigherIsBetter {
 		x, y = y, x
 	}
 	switch {
@@ -261,9 +291,9 @@ func (s *summarizer) compare(a, b *VariantSummary) int {
 	return 0
 }
 
-// describe names a variant by what the answer leaves open, with its figure, and
-// in full also with its share of the ceiling.
-func (s *summarizer) describe(v *VariantSummary, full bool) string {
+// describe names a variant by what the answer leaves open, with its figure of a
+// metric, and in full also with its share of the ceilings.
+func (s *summarizer) describe(v *VariantSummary, metric string, full bool) string {
 	var parts []string
 	for _, key := range s.run.Experiment.Axes {
 		if value, ok := v.Variant.Params[key]; ok && !slices.Contains(s.run.Experiment.AnswerBy, key) {
@@ -274,21 +304,22 @@ func (s *summarizer) describe(v *VariantSummary, full bool) string {
 	if name == "" {
 		name = "the only variant"
 	}
-	figure := s.figure(s.blocks[v.Variant.ID].estimate(s.metric()).Center)
+	figure := figureOf(metric, s.blocks[v.Variant.ID].estimate(metric).Center)
 	for _, c := range v.Ceilings {
-		if full && c.Fraction.Center > 0 {
+		// A rate that is given is no share of anything.
+		if full && !v.Variant.openLoop() && c.Fraction.Center > 0 {
 			figure += fmt.Sprintf(", %.0f %% of %s", 100*c.Fraction.Center, c.Describe())
 		}
 	}
 	return fmt.Sprintf("%s (%s)", name, figure)
 }
 
-// figure shows a value of the deciding metric.
-func (s *summarizer) figure(value float64) string {
-	if s.metric() == "ops/s" {
+// figureOf shows a value of a metric.
+func figureOf(metric string, value float64) string {
+	if metric == "ops/s" {
 		return thousands(value) + " ops/s"
 	}
-	quantile, _, _ := strings.Cut(s.metric(), "-")
+	quantile, _, _ := strings.Cut(metric, "-")
 	return quantile + " " + round(time.Duration(value)).String()
 }
 

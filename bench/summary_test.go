@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // synthetic makes a run whose variants have these throughputs, a value a block.
@@ -170,5 +172,94 @@ func TestSummarizeEmpty(t *testing.T) {
 	s := Summarize(synthetic(nil, []Variant{variant("v01", "default", RoleMeasured, "", "")}, nil))
 	if len(s.Answers) != 1 || s.Answers[0].Sentence != "No variant has a valid trial." {
 		t.Errorf("no trial: %+v", s.Answers)
+	}
+}
+
+// TestSummarizeOpenLoop: where operations are sent by a clock p99 decides, unless
+// the experiment says otherwise.
+func TestSummarizeOpenLoop(t *testing.T) {
+	for _, tt := range []struct {
+		metric, rates string
+		by            []string
+		want          []string // metric and best by answer
+	}{
+		{MetricAuto, "500 0", []string{"rate"}, []string{"p99-latency-ns v02", "ops/s v03"}},
+		{MetricAuto, "500 500", []string{"rate"}, []string{"p99-latency-ns v02"}},
+		{MetricAuto, "500 0", nil, []string{"ops/s v01"}},
+		{"ops/s", "500 0", []string{"rate"}, []string{"ops/s v01", "ops/s v03"}},
+	} {
+		var variants []Variant
+		for i, rate := range strings.Fields(tt.rates) {
+			for _, arm := range []string{"a", "b"} {
+				v := variant(fmt.Sprintf("v%02d", len(variants)+1), fmt.Sprintf("rate=%s/arm=%s%d", rate, arm, i), RoleMeasured, "", "")
+				v.Config = map[string]string{"rate": rate}
+				variants = append(variants, v)
+			}
+		}
+		run := synthetic(tt.by, variants, map[string][]float64{
+			"v01": {500, 500, 500, 500}, "v02": {490, 490, 490, 490}, "v03": {450, 451, 449, 450}, "v04": {200, 201, 199, 200},
+		})
+		run.Experiment.Metric = tt.metric
+		for i := range run.Trials {
+			// The second of each pair is the quicker one.
+			tr := &run.Trials[i]
+			l := tr.Response["all"]
+			l.P99Ns = map[string]int64{"v01": 8e6, "v02": 4e6, "v03": 8e6, "v04": 5e6}[tr.Variant] + int64(tr.Block)
+			tr.Response["all"] = l
+		}
+		var got []string
+		for _, a := range Summarize(run).Answers {
+			got = append(got, a.Metric+" "+strings.Join(a.Best, " "))
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", tt, diff)
+		}
+	}
+}
+
+func TestSummarizeJudgement(t *testing.T) {
+	var variants []Variant
+	ops := map[string][]float64{}
+	add := func(delay, arm string, level float64) {
+		id := fmt.Sprintf("v%02d", len(variants)+1)
+		v := variant(id, "link-delay="+delay+"/linger="+arm, RoleMeasured, "", "")
+		v.Adaptive = arm == "auto"
+		variants = append(variants, v)
+		ops[id] = []float64{level, 1.001 * level, 0.999 * level, level, 1.002 * level}
+	}
+	for _, c := range []struct {
+		delay           string
+		auto, one, five float64
+	}{{"0s", 990, 1000, 500}, {"1ms", 80, 50, 100}, {"2ms", 50, 100, 98}} {
+		add(c.delay, "auto", c.auto)
+		add(c.delay, "1ms", c.one)
+		add(c.delay, "5ms", c.five)
+	}
+	run := synthetic([]string{"link-delay"}, variants, ops)
+	run.Experiment.Axes = []string{"link-delay", "linger"}
+	run.Experiment.Judge = &JudgeInfo{
+		Adaptive: map[string]string{"linger": "auto"},
+		Within:   []Tolerance{{"ops/s", 0.05}, {"p99-latency-ns", 0.1}}, Spread: 0.15,
+	}
+	var got []string
+	for _, j := range Summarize(run).Judgements {
+		got = append(got, fmt.Sprintf("%s %s %s best %s worst %s: %s", j.Where["link-delay"], j.Metric, j.Variant, j.Best, j.Worst, j.Verdict), j.Sentence)
+	}
+	want := []string{
+		"0s ops/s v01 best v02 worst v03: within",
+		"ops/s: within: linger=auto (990 ops/s) is at -1.0 % (-1.0 % to -1.0 %) against the best of 2 fixed, linger=1ms (1,000 ops/s); the limit is 5 %, fixed ones differ by 100 %.",
+		"0s p99-latency-ns v01 best v02 worst v03: within",
+		"p99: within: linger=auto (p99 2.02ms) is at +1.0 % (+1.0 % to +1.0 %) against the best of 2 fixed, linger=1ms (p99 2ms); the limit is 10 %, fixed ones differ by 100 %.",
+		"1ms ops/s v04 best v06 worst v05: beyond",
+		"ops/s: beyond: linger=auto (80.0 ops/s) is at -20.0 % (-20.0 % to -20.0 %) against the best of 2 fixed, linger=5ms (100 ops/s); the limit is 5 %, fixed ones differ by 100 %.",
+		"1ms p99-latency-ns v04 best v06 worst v05: beyond",
+		"p99: beyond: linger=auto (p99 25ms) is at +25.0 % (+25.0 % to +25.0 %) against the best of 2 fixed, linger=5ms (p99 20ms); the limit is 10 %, fixed ones differ by 100 %.",
+		"2ms ops/s v07 best v08 worst v09: ",
+		"ops/s: not judged, the fixed variants differ by 2 % only.",
+		"2ms p99-latency-ns v07 best v08 worst v09: ",
+		"p99: not judged, the fixed variants differ by 2 % only.",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("judgements (-want +got):\n%s", diff)
 	}
 }

@@ -34,18 +34,7 @@ func (d *Data) answers() []answer {
 		if a.Confidence > 0 && !strings.Contains(a.Sentence, "confidence") {
 			x.Confidence = percent(a.Confidence)
 		}
-		var where []string
-		for _, axis := range d.Run.Experiment.AnswerBy {
-			if v, ok := a.Where[axis]; ok {
-				where = append(where, axis+" "+v)
-			}
-		}
-		for _, axis := range sortedKeys(a.Where) {
-			if !slices.Contains(d.Run.Experiment.AnswerBy, axis) {
-				where = append(where, axis+" "+a.Where[axis])
-			}
-		}
-		x.Where = strings.Join(where, " · ")
+		x.Where = d.place(a.Where)
 		for n, id := range a.Best {
 			if a.Confidence <= 0 {
 				break // the sentence says why there is no set
@@ -57,7 +46,7 @@ func (d *Data) answers() []answer {
 			for i := range d.Summary.Variants {
 				if v := &d.Summary.Variants[i]; v.Variant.ID == id {
 					name := variantName(d, withoutAxes(v.Variant, a.Where))
-					x.Best = append(x.Best, bestEntry{ID: id, Name: name, Figure: d.headline(v)})
+					x.Best = append(x.Best, bestEntry{ID: id, Name: name, Figure: headlineOf(v, a.Metric)})
 				}
 			}
 		}
@@ -75,8 +64,8 @@ func withoutAxes(v bench.Variant, where map[string]string) bench.Variant {
 	return v
 }
 
-// headline is a variant's figure of the metric that decides.
-func (d *Data) headline(v *bench.VariantSummary) string {
+// headlineOf is a variant's figure of a metric.
+func headlineOf(v *bench.VariantSummary, metric string) string {
 	e, format := v.OpsPerS, func(x float64) string {
 		s := count(x) + " ops/s"
 		if valueBytes(v.Variant) >= 4096 && v.BytesPerS.Center > 0 {
@@ -84,7 +73,7 @@ func (d *Data) headline(v *bench.VariantSummary) string {
 		}
 		return s
 	}
-	switch d.Run.Experiment.Metric {
+	switch metric {
 	case "p50-latency-ns":
 		e, format = v.P50Ns, latency
 	case "p90-latency-ns":

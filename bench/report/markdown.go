@@ -29,6 +29,12 @@ func (d *Data) Markdown(w io.Writer) error {
 	if len(d.Summary.Answers) == 0 {
 		b.WriteString("No answer: there is no valid trial to draw one from.\n")
 	}
+	if j := d.judged(); j != nil {
+		fmt.Fprintf(&b, "\n## Judgement\n\n%s %s\n\n", md(j.Title), md(j.Total))
+		for _, r := range j.Rows {
+			fmt.Fprintf(&b, "- **%s** %s\n", md(r.Where), md(r.Sentence))
+		}
+	}
 
 	t := newTable(d)
 	b.WriteString("\n## Variants\n\n|  | id |")

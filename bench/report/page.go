@@ -17,6 +17,7 @@ type page struct {
 	Incomplete     string
 	Violations     []string
 	Answers        []answer
+	Judged         *judged
 	Noise          []string
 	Warnings       []string
 
@@ -47,7 +48,7 @@ func newPage(d *Data) *page {
 	info, run := d.Run.Experiment, d.Run
 	p := &page{
 		Name: info.Name, Question: info.Question,
-		Incomplete: d.incomplete(), Violations: d.violations(), Answers: d.answers(), Noise: d.noise(),
+		Incomplete: d.incomplete(), Violations: d.violations(), Answers: d.answers(), Judged: d.judged(), Noise: d.noise(),
 		Warnings: d.warnings(), Legend: c.legend(), Closed: d.closedLoop(),
 		Spectrum: c.spectrum(), Timelines: c.timelines(), Table: newTable(d),
 		Resources: d.resources(), Profiles: d.profiles(),
@@ -273,6 +274,7 @@ func words() []fact {
 		{"median and interval", "a variant's figure is the median over its trials; ± is the wider side of the interval. Percentiles are each trial's own, never averaged over merged clients"},
 		{"among the best", "the set of variants that cannot be told apart from the best one; a member is not shown to be slower, nor to be equal"},
 		{"baseline, A/A", "verdicts compare with the baseline, paired by block. The A/A arm is the baseline measured twice: what it differs by is noise"},
+		{"judged: within, beyond, unclear", "an adaptive setting against the best fixed one of its cell, paired by block: within the limit when the whole interval is, beyond it when the whole interval is, else unclear. The best fixed one is picked by the same trials, so its luck counts against the adaptive one; where fixed ones hardly differ nothing is judged"},
 		{"response time", "from when an operation was meant to start until its answer, so that waiting in the generator counts"},
 		{"closed loop, coordinated omission", "in a closed loop a client sends only after its last answer. While the server stalls nothing is sent, so one stall is recorded once a client instead of for every operation that would have come: the tail is a lower bound. With a rate, operations are due by the clock and a stall counts in full"},
 		{"p99", "the time that 99 of 100 operations did not exceed. A percentile p of n samples is greyed when n < 10/(1-p)"},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -261,5 +262,36 @@ func TestReferenceRun(t *testing.T) {
 		if !strings.Contains(page.String(), html.EscapeString(a.Sentence)) {
 			t.Errorf("the page lacks the answer %q", a.Sentence)
 		}
+	}
+}
+
+func TestJudgements(t *testing.T) {
+	d, _ := quickLike(1)
+	if s := render(t, d.HTML) + render(t, d.Text); strings.Contains(s, "are judged") {
+		t.Error("nothing was to be judged")
+	}
+	d.Run.Experiment.Judge = &bench.JudgeInfo{
+		Adaptive: map[string]string{"linger": "auto"}, Spread: 0.15,
+		Within: []bench.Tolerance{{Metric: "ops/s", Limit: 0.05}, {Metric: "p99-latency-ns", Limit: 0.1}},
+	}
+	for i, verdict := range []string{"within", "beyond", "unclear", ""} {
+		d.Summary.Judgements = append(d.Summary.Judgements, bench.Judgement{
+			Where:  map[string]string{"topology": "processes", "op": strconv.Itoa(i)},
+			Judged: verdict != "", Verdict: verdict, Sentence: "sentence " + strconv.Itoa(i) + " <b>.",
+		})
+	}
+	for name, f := range map[string]func(io.Writer) error{"text": d.Text, "markdown": d.Markdown, "html": d.HTML} {
+		out := strings.ReplaceAll(render(t, f), "\\", "")
+		for _, want := range []string{
+			"linger=auto within 5 % in ops/s and 10 % in p99 of the best fixed setting, where fixed ones differ by 15 % or more?",
+			"Of 4 comparisons 3 are judged: 1 within, 1 beyond, 1 unclear.", "topology processes · op 0", "sentence 3 ",
+		} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s does not say %q", name, want)
+			}
+		}
+	}
+	if out := render(t, d.HTML); !strings.Contains(out, `<span class="verdict unclear">unclear</span>`) || strings.Contains(out, "<b>.") {
+		t.Error("the page shows no verdict, or takes a sentence for HTML")
 	}
 }

@@ -154,7 +154,7 @@ func newTable(d *Data) *table {
 		add("of "+target, "throughput over that of target "+target+" with the same load")
 	}
 	if verdicts {
-		add("vs baseline", "throughput over the baseline's, paired by block")
+		add("vs baseline", d.comparedBy()+" over the baseline's, paired by block")
 	}
 
 	ordered := slices.Clone(d.Summary.Variants)
@@ -183,6 +183,15 @@ func newTable(d *Data) *table {
 		t.Rows = append(t.Rows, r)
 	}
 	return t
+}
+
+// comparedBy is what verdicts compare.
+func (d *Data) comparedBy() string {
+	metric := d.Run.Experiment.Metric
+	if metric == bench.MetricAuto {
+		return "throughput, or p99 where a rate is given,"
+	}
+	return strings.TrimSuffix(strings.Replace(metric, "ops/s", "throughput", 1), "-latency-ns")
 }
 
 // ceilingTargets are the kinds of ceilings that any variant has.

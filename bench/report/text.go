@@ -33,6 +33,9 @@ func (d *Data) Text(w io.Writer) error {
 		b.WriteString("  No answer: there is no valid trial to draw one from.\n")
 	}
 	b.WriteByte('\n')
+	if j := d.judged(); j != nil {
+		j.writeText(&b)
+	}
 
 	t := newTable(d)
 	t.writeText(&b)
