@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
 
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
@@ -332,4 +333,49 @@ func fuzzDecode(t *testing.T, data []byte, piece int) {
 	if err != nil || again.Hash() != v.Hash() || again.State() != v.State() || whole.Hash() != v.Hash() {
 		t.Fatalf("written again: %v", err)
 	}
+}
+
+// A snapshot can be resumed from another node's, so the bytes of a state must
+// not tell by what way a node came to it: all entries, or a snapshot of any
+// point and the rest, or that more than once.
+func TestSnapshotBytesAreOfTheStateOnly(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		one, other := NewStore(), NewStore()
+		var ids []uint64
+		clock := int64(1000)
+		entry := func(commands ...Command) []Result {
+			applyAt(t, other, clock, commands...)
+			return applyAt(t, one, clock, commands...)
+		}
+		for range rapid.IntRange(1, 40).Draw(rt, "steps") {
+			clock += rapid.Int64Range(0, 20).Draw(rt, "clock")
+			switch rapid.IntRange(0, 5).Draw(rt, "action") {
+			case 0:
+				other = restored(t, other)
+			case 1:
+				other.View() // the tree is shared from now on
+			case 2:
+				ids = append(ids, entry(Command{Kind: KindOpenSession, SessionTTL: rapid.Int64Range(0, 200).Draw(rt, "ttl")})[0].SessionID)
+			case 3:
+				large := bytes.Repeat([]byte{'x'}, snapshotBatch/3)
+				entry(Command{Kind: KindPut, Key: fewKeys.Draw(rt, "key"), Value: large})
+			default:
+				commands := rapid.SliceOfN(fewCommands, 1, 5).Draw(rt, "commands")
+				if len(ids) > 0 {
+					sequence := uint64(rapid.IntRange(1, 20).Draw(rt, "sequence"))
+					commands[0] = inSession(commands[0], rapid.SampledFrom(ids).Draw(rt, "session"), sequence, rapid.Uint64Range(0, sequence).Draw(rt, "acknowledged"))
+				}
+				entry(commands...)
+			}
+			if rapid.Bool().Draw(rt, "membership") {
+				m := &kvv1.Membership{ClusterId: 1, Voters: []uint64{1, rapid.Uint64Range(2, 9).Draw(rt, "voter")}}
+				for _, s := range []*Store{one, other} {
+					s.SetMembership(s.State().Index+1, 3, m)
+				}
+			}
+			if !bytes.Equal(snapshotOf(t, one.View()), snapshotOf(t, other.View())) {
+				rt.Fatalf("the snapshots of index %d differ", one.State().Index)
+			}
+		}
+	})
 }

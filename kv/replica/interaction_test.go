@@ -24,7 +24,7 @@ import (
 // -rewrite, and read the difference.
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		env := &transcript{t: t, nodes: make(map[uint64]*transcriptNode), now: time.Unix(1700000000, 0)}
+		env := &transcript{t: t, nodes: make(map[uint64]*transcriptNode), halves: make(map[uint64]snapshotPoint), now: time.Unix(1700000000, 0)}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			env.out.Reset()
 			env.t = t
@@ -46,6 +46,15 @@ type transcript struct {
 	links [][2]uint64 // from, to: what is sent there is lost
 	now   time.Time
 	out   strings.Builder
+
+	slow      bool // snapshots stay on their way until they are told to end
+	snapshots []snapshotOnItsWay
+	halves    map[uint64]snapshotPoint // what a node has half of, as its transport keeps it
+}
+
+type snapshotOnItsWay struct {
+	message *raftpb.Message
+	view    *kv.View
 }
 
 type transcriptNode struct {
@@ -159,6 +168,18 @@ func (env *transcript) handle(d *datadriven.TestData) {
 			n.apply(task)
 		}
 		n.held = nil
+	case "hold-snapshots":
+		env.slow = true
+		return
+	case "pass-snapshots":
+		env.slow = false
+		return
+	case "finish-snapshot", "break-snapshot":
+		env.endSnapshot(d, id, to, d.Cmd == "finish-snapshot")
+		return
+	case "hashes":
+		env.printHashes()
+		return
 	case "cut-link":
 		env.links = append(env.links, [2]uint64{id, to})
 		return
@@ -232,6 +253,7 @@ func testConfig(id uint64) Config {
 		AppendSize: 1 << 20, InflightMsgs: 64, InflightBytes: 16 << 20, Uncommitted: 64 << 20, ApplySize: 64 << 20,
 		Batcher: greedy{caps{1000, 1 << 20}}, Packer: Packer{Packed: true, Size: 1 << 16},
 		LogEntries: 1000, LogSize: 64 << 20,
+		SnapshotKeep: time.Second,
 		AdmissionOps: 100000, AdmissionBytes: 256 << 20,
 		Logger: slog.New(slog.DiscardHandler),
 	}
@@ -364,6 +386,9 @@ func (env *transcript) deliver(quiet bool) {
 	lost := slices.Contains(env.cut, m.GetFrom()) || slices.Contains(env.cut, m.GetTo()) ||
 		slices.Contains(env.links, [2]uint64{m.GetFrom(), m.GetTo()}) || env.nodes[m.GetTo()] == nil
 	if lost {
+		if m.GetType() == raftpb.MsgSnap {
+			env.nodes[m.GetFrom()].core.ReportSnapshot(m.GetTo(), false)
+		}
 		env.nodes[m.GetFrom()].core.ReportUnreachable(m.GetTo())
 	}
 	if !quiet {
@@ -374,17 +399,70 @@ func (env *transcript) deliver(quiet bool) {
 	}
 	to := env.nodes[m.GetTo()]
 	if m.GetType() == raftpb.MsgSnap {
-		from := env.nodes[m.GetFrom()]
-		to.views[m.GetSnapshot().GetMetadata().GetIndex()] = env.carry(from.core.snap.view)
-		to.core.Step(m)
-		to.pump()
-		from.core.ReportSnapshot(m.GetTo(), true)
-		from.pump()
+		s := snapshotOnItsWay{m, env.nodes[m.GetFrom()].core.snap.view}
+		if env.slow {
+			env.beginSnapshot(s)
+		} else {
+			env.arrive(s)
+		}
 		return
 	}
 	to.core.Step(m)
 	to.pump()
 	to.printQueue()
+}
+
+// beginSnapshot tells what the receiver's transport would: where to go on.
+func (env *transcript) beginSnapshot(s snapshotOnItsWay) {
+	env.snapshots = append(env.snapshots, s)
+	to := s.message.GetTo()
+	half, some := env.halves[to]
+	switch {
+	case !some:
+		env.printf("%d: begins to take in a snapshot\n", to)
+	case half == pointOf(s.message.GetSnapshot().GetMetadata()):
+		env.printf("%d: goes on with the snapshot it has half of\n", to)
+	default:
+		env.printf("%d: drops the half it has, another snapshot begins\n", to)
+	}
+	delete(env.halves, to)
+}
+
+// endSnapshot ends the oldest snapshot on its way between two nodes.
+func (env *transcript) endSnapshot(d *datadriven.TestData, from, to uint64, ok bool) {
+	i := slices.IndexFunc(env.snapshots, func(s snapshotOnItsWay) bool {
+		return s.message.GetFrom() == from && s.message.GetTo() == to
+	})
+	if i < 0 {
+		d.Fatalf(env.t, "no snapshot is on its way from %d to %d", from, to)
+	}
+	s := env.snapshots[i]
+	env.snapshots = slices.Delete(env.snapshots, i, i+1)
+	if ok {
+		env.arrive(s)
+		return
+	}
+	env.halves[to] = pointOf(s.message.GetSnapshot().GetMetadata())
+	env.nodes[from].core.ReportSnapshot(to, false)
+	env.nodes[from].pump()
+}
+
+func (env *transcript) arrive(s snapshotOnItsWay) {
+	from, to := env.nodes[s.message.GetFrom()], env.nodes[s.message.GetTo()]
+	to.views[s.message.GetSnapshot().GetMetadata().GetIndex()] = env.carry(s.view)
+	to.core.Step(s.message)
+	to.pump()
+	from.core.ReportSnapshot(s.message.GetTo(), true)
+	from.pump()
+}
+
+// printHashes tells which nodes have the same state.
+func (env *transcript) printHashes() {
+	for id := uint64(1); id <= uint64(len(env.nodes)); id++ {
+		view, first := env.nodes[id].store.View(), env.nodes[1].store.View()
+		same := map[bool]string{true: "the state of node 1", false: "another state"}[view.Hash() == first.Hash()]
+		env.printf("%d: index %d, %s\n", id, view.State().Index, same)
+	}
 }
 
 // carry sends a view through its records, as the transport would.
