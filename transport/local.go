@@ -299,9 +299,16 @@ func (p *localPeer) setFaults(f Faults) {
 	p.path.set(f)
 }
 
+func (t *localNode) sleeper() *sleeper {
+	if t.cfg.virtualTime {
+		return &sleeper{}
+	}
+	return newSleeper()
+}
+
 // feed puts what is queued onto the link as it gets free.
 func (p *localPeer) feed() {
-	s := newSleeper()
+	s := p.node.sleeper()
 	defer s.close()
 	for {
 		batch := p.queue.take()
@@ -325,7 +332,7 @@ func (p *localPeer) feed() {
 
 // arrive delivers what the link has carried.
 func (p *localPeer) arrive() {
-	s := newSleeper()
+	s := p.node.sleeper()
 	defer s.close()
 	p.line.run(p.ctx, s, func(m **pb.Message) error { //nolint:errcheck,gosec // ends with the peer only
 		p.deliver(*m)
@@ -428,7 +435,7 @@ func (p *localPeer) copySnapshot(m *pb.Message) error {
 	if err != nil {
 		return err
 	}
-	s := newSleeper()
+	s := p.node.sleeper()
 	defer s.close()
 	buf := make([]byte, SnapshotChunk(p.node.cfg.ChunkSize))
 	for {

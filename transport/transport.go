@@ -50,6 +50,10 @@ type Config struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Logger may be nil.
 	Logger *slog.Logger
+
+	// virtualTime makes a Network's links wait by Go's timers, which testing in
+	// virtual time needs, rather than by the kernel's.
+	virtualTime bool
 }
 
 // withDefaults fills what was left zero.

@@ -125,8 +125,9 @@ func (fo *faultsOptions) ask(ctx context.Context, req *labv1.SetFaultsRequest) (
 		return nil, errors.New(status.Convert(err).Message())
 	case codes.Unavailable:
 		return nil, fmt.Errorf("no debug port at %s (raftkv serve --debug-addr opens one): %w", fo.address, err)
+	default:
+		return nil, fmt.Errorf("debug port %s: %w", fo.address, err)
 	}
-	return nil, fmt.Errorf("debug port %s: %w", fo.address, err)
 }
 
 func printLinks(w io.Writer, r *labv1.LinksResponse) error {
