@@ -141,7 +141,7 @@ func Open(o Options) (*Disk, error) {
 		return nil, err
 	}
 	if err := makeDir(o.FS, o.Dir); err != nil {
-		return nil, fmt.Errorf("data folder %s can't be created: %w: let this user write there, or choose another folder", o.Dir, err)
+		return nil, fmt.Errorf("data folder %s can't be created: %w: let this user write there, or choose another folder", o.Dir, noSpace(err))
 	}
 	lock, err := o.FS.Lock(filepath.Join(o.Dir, lockName))
 	if errors.Is(err, ErrLocked) {
@@ -155,7 +155,7 @@ func Open(o Options) (*Disk, error) {
 		if d.journal != nil {
 			err = errors.Join(err, d.journal.close())
 		}
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(noSpace(err), lock.Close())
 	}
 	return d, nil
 }
@@ -282,7 +282,7 @@ func (d *Disk) Close() error {
 	d.mu.Lock()
 	d.err = ErrClosed
 	d.mu.Unlock()
-	return errors.Join(err, d.journal.close(), d.lock.Close())
+	return errors.Join(noSpace(err), d.journal.close(), d.lock.Close())
 }
 
 func (d *Disk) failed() error {

@@ -366,7 +366,10 @@ func (j *journal) rotate() error {
 	old, seed, synced := j.f, j.seed, j.synced
 	number, size := s.number, s.size
 	if err := j.create(number+1, size); err != nil {
-		return errors.Join(err, old.Close())
+		if j.f != old {
+			err = errors.Join(err, old.Close())
+		}
+		return err
 	}
 	// Not synced: it only helps to see that a later segment is missing.
 	end, err := appendRecord(nil, seed, size, synced, nil)

@@ -88,7 +88,7 @@ func (d *Disk) recover() error {
 			d.o.Dir, ErrCorrupt, d.log.last(), d.journal.commit, giveUp)
 	}
 	if err := d.repair(&r, c, restart); err != nil {
-		return noSpace(err)
+		return err
 	}
 	d.account()
 	return nil
@@ -120,10 +120,10 @@ func (d *Disk) create(c contents) error {
 		}
 	}
 	if err := d.journal.create(1, 0); err != nil {
-		return noSpace(err)
+		return err
 	}
 	if err := d.identity.save(d.o.FS, d.o.Dir); err != nil {
-		return fmt.Errorf("identity: %w", noSpace(err))
+		return fmt.Errorf("identity: %w", err)
 	}
 	d.log = NewMemory()
 	d.account()
@@ -330,6 +330,11 @@ type replay struct {
 	journal *journal
 	log     *Memory
 
+	// The log begins where an earlier segment ended that was released since. What
+	// replaces entries of that one begins the log anew, at a base whose term is not
+	// known: the snapshot that allowed the release is after it.
+	released bool
+
 	torn   uint64 // last segment, if its creation did not end; else 0
 	size   int64  // of the last segment as it was found
 	reason string // why what is after its good part is not good
@@ -462,6 +467,7 @@ func (r *replay) segment(f, next *segmentFile, first bool) error {
 		}
 	}
 	r.journal.segments = append(r.journal.segments, segment{number: f.number})
+	r.journal.seed = f.seed
 	r.size = f.size
 	s := scan(f, f.seed, end, func(m *raftpb.Message, at int64) error { return r.apply(m, at, first) })
 	r.journal.current().size = s.offset
@@ -514,16 +520,22 @@ func (r *replay) apply(m *raftpb.Message, at int64, first bool) error {
 		if first {
 			j.base, j.last, j.lastTerm = m.GetIndex(), m.GetIndex(), m.GetLogTerm()
 			r.log.base, r.log.term = m.GetIndex(), m.GetLogTerm()
+			r.released = m.GetIndex() > 0
 		}
 		if m.GetIndex() != j.last || m.GetLogTerm() != j.lastTerm {
 			return fmt.Errorf("the segment goes on after index %d term %d, the log ends at index %d term %d",
 				m.GetIndex(), m.GetLogTerm(), j.last, j.lastTerm)
 		}
 	}
+	if es := m.GetEntries(); r.released && m.GetSnapshot() == nil && len(es) > 0 && es[0].GetIndex() <= j.base {
+		j.base, j.last = es[0].GetIndex()-1, es[0].GetIndex()-1
+		r.log.entries, r.log.bytes, r.log.base, r.log.term = nil, 0, j.base, 0
+	}
 	if err := j.check(m); err != nil {
 		return err
 	}
 	if meta := m.GetSnapshot().GetMetadata(); meta.GetIndex() > 0 {
+		r.released = false
 		if err := r.log.Restore(meta); err != nil {
 			return err
 		}
@@ -533,6 +545,10 @@ func (r *replay) apply(m *raftpb.Message, at int64, first bool) error {
 	}
 	j.adopt(m)
 	return nil
+}
+
+func reader(file io.ReaderAt, from, to int64) *bufio.Reader {
+	return bufio.NewReaderSize(io.NewSectionReader(file, from, to-from), int(min(to-from, 256<<10)))
 }
 
 // scanned is how far a segment could be read.
@@ -548,7 +564,7 @@ type scanned struct {
 // and its offset. It allocates no more than the file is long.
 func scan(file io.ReaderAt, seed uint32, end int64, f func(*raftpb.Message, int64) error) scanned {
 	s := scanned{offset: segmentHeader}
-	in := bufio.NewReaderSize(io.NewSectionReader(file, segmentHeader, end-segmentHeader), 256<<10)
+	in := reader(file, segmentHeader, end)
 	var payload []byte
 	for left := end - s.offset; left > 0; left = end - s.offset {
 		if left < recordHead {
@@ -621,7 +637,7 @@ func parseHead(b []byte) head {
 // evidence looks for the head of a record that says that the segment was durable
 // past offset, and returns where it stands, 0 if there is none.
 func evidence(file io.ReaderAt, seed uint32, offset, end int64) (int64, error) {
-	in := bufio.NewReaderSize(io.NewSectionReader(file, offset, end-offset), 256<<10)
+	in := reader(file, offset, end)
 	for at := offset; at+recordHead <= end; at += recordAlign {
 		b, err := in.Peek(recordHead)
 		if err != nil {
