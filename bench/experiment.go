@@ -68,7 +68,8 @@ type Measure struct {
 	Duration time.Duration
 	Blocks   int
 	Interval time.Duration
-	// Profile is the measured window of the profile block, whole seconds.
+	// Profile is the measured window of the profile block, whole seconds; 0 for
+	// no such block.
 	Profile time.Duration
 }
 

@@ -63,8 +63,9 @@ type Judgement struct {
 	Variant string `json:"variant"`
 	Best    string `json:"best,omitempty"`
 	Worst   string `json:"worst,omitempty"`
-	// Spread is how many times better the best fixed one is than the worst. Judged
-	// is false when it is too little for the choice to matter.
+	// Spread is how many times better the best fixed one is than the worst of those
+	// with figures. Judged is false when it is too little for the choice to matter,
+	// which it never is when one cannot do the work.
 	Spread Estimate `json:"spread"`
 	Judged bool     `json:"judged"`
 	// Ratio is the adaptive variant's figure over that of the best, paired by block.
@@ -109,8 +110,13 @@ func (s *summarizer) judge(v *VariantSummary, fixed []*VariantSummary, within To
 		return s.blocks[v.Variant.ID].figures[within.Metric]
 	}
 	var others [][]float64
+	stuck := ""
 	for _, f := range fixed {
 		others = append(others, figures(f))
+		if !f.Viable {
+			stuck = f.Variant.ID
+			spread = 0 // what cannot do the work at all differs enough
+		}
 	}
 	found := stats.Judge(figures(v), others, direction(within.Metric), within.Limit, spread, confidence)
 	j := Judgement{
@@ -124,22 +130,32 @@ func (s *summarizer) judge(v *VariantSummary, fixed []*VariantSummary, within To
 	}
 	best, worst := fixed[found.Best], fixed[found.Worst]
 	j.Best, j.Worst = best.Variant.ID, worst.Variant.ID
+	spreads := fmt.Sprintf("fixed ones differ by %.0f %%", 100*(j.Spread.Center-1))
+	if stuck != "" {
+		j.Worst = stuck
+		spreads = "of the fixed ones " + stuck + " cannot do the work"
+	}
+	if !v.Viable {
+		j.Judged, j.Verdict = true, string(stats.Beyond)
+	}
 	if !j.Judged {
 		j.Sentence = fmt.Sprintf("%s: not judged, the fixed variants differ by %.0f %% only.", name, 100*(j.Spread.Center-1))
 		return j
 	}
-	j.Sentence = fmt.Sprintf("%s: %s: %s %s against the best of %d fixed, %s; the limit is %.0f %%, fixed ones differ by %.0f %%.",
-		name, j.Verdict, s.describe(v, within.Metric, false), change(j.Ratio),
-		len(fixed), s.describe(best, within.Metric, false), 100*within.Limit, 100*(j.Spread.Center-1))
+	j.Sentence = fmt.Sprintf("%s: %s: %s %s against the best of %d fixed, %s; the limit is %.0f %%, %s.",
+		name, j.Verdict, s.describe(v, within.Metric, false), change(j.Ratio, v.Viable),
+		len(fixed), s.describe(best, within.Metric, false), 100*within.Limit, spreads)
 	return j
 }
 
 // change shows a ratio as a percentage with its interval.
-func change(ratio Estimate) string {
+func change(ratio Estimate, viable bool) string {
 	percent := func(x float64) string {
 		return fmt.Sprintf("%+.1f %%", math.Round(1000*(x-1))/10+0) // no minus zero
 	}
 	switch {
+	case !viable:
+		return "cannot do the work"
 	case ratio.N == 0:
 		return "without a valid trial"
 	case ratio.Confidence == 0:

@@ -221,7 +221,10 @@ func (p *parser) measure(n *yaml.Node) Measure {
 		case "interval":
 			m.Interval = p.duration(v, key, 10*time.Millisecond)
 		case "profile":
-			m.Profile = p.duration(v, key, time.Second)
+			m.Profile = p.duration(v, key, 0)
+			if m.Profile > 0 && m.Profile < time.Second {
+				p.fail(v, "profile %v is below the minimum 1s, or 0s for none", m.Profile)
+			}
 		case "blocks":
 			b, err := strconv.Atoi(p.scalar(v, key))
 			if err != nil || b < 1 || b > 1000 {

@@ -89,7 +89,7 @@ const (
 
 // Budget is the number of trials of a run and the time that they will take.
 func Budget(m *Matrix, measure Measure, profiles bool) (trials int, d time.Duration) {
-	jobs := schedule(m, measure.Blocks, 0, profiles)
+	jobs := schedule(m, measure.Blocks, 0, profiles && measure.Profile > 0)
 	for _, j := range jobs {
 		d += estimate(&m.Variants[j.variant], j, measure)
 	}
@@ -142,7 +142,7 @@ const (
 func Execute(ctx context.Context, o Options) (*Run, error) {
 	e := o.Experiment
 	r := &runner{Options: o, hopeless: map[int]string{}, starts: map[int]int{}}
-	r.jobs = schedule(o.Matrix, e.Measure.Blocks, o.Seed, !o.NoProfiles)
+	r.jobs = schedule(o.Matrix, e.Measure.Blocks, o.Seed, !o.NoProfiles && e.Measure.Profile > 0)
 	r.run = &Run{
 		Schema: Schema, ID: o.ID, Command: o.Command, Seed: o.Seed, Started: time.Now(),
 		Experiment: ExperimentInfo{

@@ -263,3 +263,32 @@ func TestSummarizeJudgement(t *testing.T) {
 		t.Errorf("judgements (-want +got):\n%s", diff)
 	}
 }
+
+// What cannot do the work is the worst choice there is, and so is an adaptive one.
+func TestSummarizeJudgementOfWhatCannot(t *testing.T) {
+	for _, tt := range []struct {
+		cannot, verdict, worst, sentence string
+	}{
+		{"v03", "within", "v03", "ops/s: within: linger=auto (100 ops/s) is at +0.0 % (+0.0 % to +0.0 %) against the best of 2 fixed, linger=1ms (100 ops/s); the limit is 5 %, of the fixed ones v03 cannot do the work."},
+		{"v01", "beyond", "v02", "ops/s: beyond: linger=auto (0.0 ops/s) cannot do the work against the best of 2 fixed, linger=1ms (100 ops/s); the limit is 5 %, fixed ones differ by 0 %."},
+		{"v02 v03", "", "", "ops/s: no fixed variant has valid trials."},
+	} {
+		variants := []Variant{
+			variant("v01", "linger=auto", RoleMeasured, "", ""), variant("v02", "linger=1ms", RoleMeasured, "", ""),
+			variant("v03", "linger=5ms", RoleMeasured, "", ""),
+		}
+		variants[0].Adaptive = true
+		level := []float64{100, 100, 100, 100}
+		run := synthetic(nil, variants, map[string][]float64{"v01": level, "v02": level, "v03": level})
+		for i := range run.Trials {
+			if tr := &run.Trials[i]; strings.Contains(tt.cannot, tr.Variant) {
+				tr.Viable, tr.Valid, tr.Problem = false, false, "too slow"
+			}
+		}
+		run.Experiment.Judge = &JudgeInfo{Adaptive: map[string]string{"linger": "auto"}, Within: []Tolerance{{"ops/s", 0.05}}, Spread: 0.15}
+		j := Summarize(run).Judgements
+		if len(j) != 1 || j[0].Verdict != tt.verdict || j[0].Worst != tt.worst || j[0].Sentence != tt.sentence {
+			t.Errorf("%s cannot: %+v", tt.cannot, j)
+		}
+	}
+}

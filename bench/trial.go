@@ -200,7 +200,8 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 			t.warn(captureErr.Error())
 		}
 	}
-	if elapsed > cfg.Warmup+cfg.Duration+drainTime || t.Operations == 0 {
+	overloaded := cfg.Rate > 0 && rec.Unfinished > 0
+	if elapsed > cfg.Warmup+cfg.Duration+drainTime || t.Operations == 0 || overloaded {
 		t.Viable, t.Valid = false, false
 		t.Problem = b.problem(ctx, rec)
 		return nil
@@ -303,6 +304,9 @@ func (b *rig) audit(t *Trial, rec *load.Recording) {
 			t.warn(warning)
 		}
 	}
+	if t.Counters["elected"] > 0 {
+		t.warn("a leader was elected in the window")
+	}
 	if t.Errors > 0 {
 		t.warn(fmt.Sprintf("%d operations failed: %s", t.Errors, describeCodes(t.ErrorsByCode)))
 	}
@@ -322,8 +326,13 @@ func describeCodes(codes map[string]uint64) string {
 // problem says, as well as it can be known, why a variant could not do its work.
 func (b *rig) problem(ctx context.Context, rec *load.Recording) string {
 	problem := fmt.Sprintf("%d operations were answered, then none for %v", rec.Operations, drainTime)
-	if rec.Operations == 0 {
+	rate := b.variant.Settings.Load.Rate
+	switch {
+	case rec.Operations == 0:
 		problem = "no operation was acknowledged"
+	case rate > 0:
+		problem = fmt.Sprintf("it cannot follow %s operations a second: %v after the window %d that had been due in it were not answered",
+			plain("rate", rate), drainTime, rec.Unfinished)
 	}
 	if rec.Errors > 0 {
 		problem += " (" + describeCodes(rec.ErrorsByCode) + ")"
