@@ -87,10 +87,11 @@ func (s *Settings) Set(key, value string) error {
 		if k.Name != key {
 			continue
 		}
-		if value == "auto" && strings.Contains(k.Usage, "(default:") {
-			value = "0" // left to be derived
+		err := k.Set(value)
+		if err != nil && value == "auto" && strings.Contains(k.Usage, "(default:") {
+			err = k.Set("0") // left to be derived
 		}
-		return k.Set(value)
+		return err
 	}
 	return unknownField(key)
 }

@@ -11,6 +11,7 @@
 //	queue           queue.go       one for each lane, bounded in bytes and count
 //	lane            lane.go        its goroutine takes all that waits, and for each message:
 //	  Chunker       plan.go        plans frames, each within the peer's limit
+//	  sizer         sizer.go       says how large they should be, under chunk-size auto
 //	  link          link.go        holds them as a slower network would, if asked to
 //	  carrier       stream.go      hands them to one long-lived stream,
 //	                unary.go       or to one RPC each
@@ -58,6 +59,10 @@
 // and travels alone, up to the receive limit; under fragment it is cut into
 // pieces of the chunk size. Strategies none and raft don't split and reactive
 // doesn't read chunk-size.
+//
+// Config.ChunkAuto moves the chunk size of each peer to where goodput is best
+// (sizer.go says by what law), from what the peer's raft acknowledges. It shows
+// in PeerStats.ChunkSizeBytes.
 //
 // A peer that can't be sent what it needs is shown with PeerStats.Problem
 // "cannot follow: message N > limit L"; such messages end at Plan, and nothing

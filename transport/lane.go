@@ -52,6 +52,7 @@ type lane struct {
 	fragment uint64
 	frames   []Frame
 	sleeper  *sleeper
+	sizer    *sizer // chunk-size auto, in the lane of appends; has its own lock
 	// Strategy reactive: messages the peer is not known to have, to be sent
 	// again when it refuses one, and the sequence of the last frame of each.
 	sent []unacknowledged
@@ -126,6 +127,9 @@ func (l *lane) connect(ctx context.Context) error {
 		return err
 	}
 	l.limits.Receive = FrameLimit(l.peer.server.cfg.Compression, limit)
+	if l.sizer != nil {
+		l.sizer.lost()
+	}
 	l.sequence, l.fragment = 0, 0
 	c, err := l.open(ctx)
 	if err != nil {
@@ -300,8 +304,7 @@ func (l *lane) send(out *outlet, q queued) error {
 			l.queue.release(q.size)
 		}
 	}()
-	l.limits.Learned = FrameLimit(p.server.cfg.Compression, int(p.learned.Load()))
-	frames, err := p.server.chunker.Plan(l.frames[:0], q.message, l.limits)
+	frames, err := p.server.chunker.Plan(l.frames[:0], q.message, l.limitsNow())
 	l.frames = frames
 	if err != nil {
 		p.cannotFollow(err)
@@ -313,6 +316,9 @@ func (l *lane) send(out *outlet, q queued) error {
 	}
 	if len(frames) > 1 {
 		l.logSplit(q, frames)
+	}
+	if entries := q.message.Entries; l.sizer != nil && err == nil && len(entries) > 0 {
+		l.sizer.append(entries[len(entries)-1].GetIndex(), q.size, time.Now())
 	}
 	l.stamp(frames)
 	l.retain(out.carrier, q)
@@ -332,6 +338,16 @@ func (l *lane) send(out *outlet, q queued) error {
 		clear(l.frames)
 	}
 	return nil
+}
+
+// limitsNow are the limits for the next message.
+func (l *lane) limitsNow() Limits {
+	limits := l.limits
+	limits.Learned = FrameLimit(l.peer.server.cfg.Compression, int(l.peer.learned.Load()))
+	if l.sizer != nil {
+		limits.Chunk = l.sizer.size(limits.Receive)
+	}
+	return limits
 }
 
 // stamp says who sends the frames.
@@ -355,9 +371,10 @@ func (l *lane) logSplit(q queued, frames []Frame) {
 	if !p.server.log.Enabled(context.Background(), slog.LevelDebug) {
 		return
 	}
-	target, _ := l.limits.bounds()
-	if l.limits.Learned > 0 {
-		target = l.limits.Learned
+	limits := l.limitsNow()
+	target, _ := limits.bounds()
+	if limits.Learned > 0 {
+		target = limits.Learned
 	}
 	p.server.log.LogAttrs(context.Background(), slog.LevelDebug, "split message",
 		slog.Uint64("peer", p.ID), slog.Int("entries", len(q.message.Entries)), slog.Int("bytes", q.size),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"regexp"
 	"strconv"
@@ -64,12 +65,22 @@ func newPeer(ctx context.Context, s *server, description Peer) *peer {
 		}
 		p.lanes = append(p.lanes, l)
 	}
+	if s.cfg.ChunkAuto && ReadsChunk(s.cfg.Chunking) {
+		p.lanes[len(p.lanes)-1].sizer = newSizer(s.cfg.ChunkSize)
+	}
 	for _, l := range p.lanes {
 		s.running.Go(func() { l.run(ctx) })
 	}
 	p.snapshot = &connection{peer: p}
 	context.AfterFunc(ctx, p.snapshot.close)
 	return p
+}
+
+// acknowledged says that the peer's log has all entries up to index.
+func (p *peer) acknowledged(index uint64, now time.Time) {
+	if s := p.lanes[len(p.lanes)-1].sizer; s != nil {
+		s.acknowledged(index, now)
+	}
 }
 
 // send queues a message. It never blocks.
@@ -127,6 +138,14 @@ func (p *peer) stats() PeerStats {
 		if why := l.problem.Load(); why != nil && !refused {
 			problem, refused = &why.text, why.refused
 		}
+	}
+	if l := p.lanes[len(p.lanes)-1]; ReadsChunk(p.server.cfg.Chunking) {
+		limits := Limits{Chunk: l.limits.Chunk, Receive: FrameLimit(p.server.cfg.Compression, int(min(s.ReceiveLimitBytes, math.MaxInt32)))}
+		if l.sizer != nil {
+			limits.Chunk = l.sizer.now()
+		}
+		target, _ := limits.bounds()
+		s.ChunkSizeBytes = uint64(target)
 	}
 	if problem == nil {
 		problem = p.count.problem.Load() // of the last snapshot

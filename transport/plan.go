@@ -69,6 +69,11 @@ func MaxEntryBytes(chunking string, limit int) uint64 {
 	return uint64(max(0, maxField(limit-appendOverhead)))
 }
 
+// ReadsChunk says whether a strategy cuts at chunk-size.
+func ReadsChunk(chunking string) bool {
+	return chunking == ChunkCount || chunking == ChunkBounded || chunking == ChunkFragment
+}
+
 // frame target and hard limit of one peer, in bytes.
 func (l Limits) bounds() (target, hard int) {
 	hard = math.MaxInt32

@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
@@ -72,6 +73,11 @@ func (s *server) accept(f *Frame, c *counters, bytes int, now time.Time) error {
 		return err
 	}
 	c.messagesReceived.Add(1)
+	if s.cfg.ChunkAuto && m.GetType() == pb.MsgAppResp && !m.GetReject() {
+		if p := (*s.peers.Load())[f.From]; p != nil {
+			p.acknowledged(m.GetIndex(), now)
+		}
+	}
 	s.handler.Step(m)
 	return nil
 }

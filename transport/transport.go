@@ -23,6 +23,9 @@ type Config struct {
 	// ChunkSize is the encoded size wanted of a frame, inclusive; ChunkCount the
 	// entries a message for chunking count.
 	ChunkSize, ChunkCount int
+	// ChunkAuto moves the size wanted, for each peer by itself, to where goodput is
+	// best. ChunkSize is then where it starts, and what snapshots use.
+	ChunkAuto bool
 	// QueueBytes bounds what waits in one lane to a peer. 0 means 128 MiB.
 	QueueBytes int64
 	// Faults are those of the way to every peer, until SetFaults says otherwise.
@@ -246,7 +249,8 @@ const (
 )
 
 // PeerStats counts what happened with one peer since this node started. All are
-// totals but Connected, Problem, ReceiveLimitBytes, QueueBytes and RoundTrip.
+// totals but Connected, Problem, ReceiveLimitBytes, QueueBytes, ChunkSizeBytes and
+// RoundTrip.
 type PeerStats struct {
 	ID                uint64
 	Address           string
@@ -254,6 +258,7 @@ type PeerStats struct {
 	ReceiveLimitBytes uint64 // told by Hello; 0 before
 	Problem           string // why nothing can be sent; empty when all is well
 	QueueBytes        uint64
+	ChunkSizeBytes    uint64        // wanted of a frame now, within the peer's limit; 0 when the strategy reads none
 	RoundTrip         time.Duration // last measured, without the peer's holding time; 0 before
 
 	Dials           uint64

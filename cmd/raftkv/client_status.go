@@ -163,10 +163,10 @@ func statusTransport(t table, st *clusterv1.StatusResponse) {
 		return
 	}
 	t.row()
-	t.row("TRANSPORT", "CONNECTED", "LIMIT", "DIALS", "MSGS OUT", "MSGS IN", "FRAMES OUT", "FRAMES IN", "BYTES OUT", "ON THE WIRE", "BYTES IN",
+	t.row("TRANSPORT", "CONNECTED", "LIMIT", "CHUNK", "DIALS", "MSGS OUT", "MSGS IN", "FRAMES OUT", "FRAMES IN", "BYTES OUT", "ON THE WIRE", "BYTES IN",
 		"LARGEST", "SPLIT", "FRAGMENTS", "DROPPED", "REFUSED", "QUEUED")
 	for _, p := range st.GetTransport() {
-		t.row(fmt.Sprint("node ", p.GetId()), yesNo(p.GetConnected()), size(p.GetReceiveLimitBytes()), p.GetDials(),
+		t.row(fmt.Sprint("node ", p.GetId()), yesNo(p.GetConnected()), size(p.GetReceiveLimitBytes()), size(p.GetChunkSizeBytes()), p.GetDials(),
 			p.GetMessagesSent(), p.GetMessagesReceived(), p.GetFramesSent(), p.GetFramesReceived(),
 			p.GetBytesSent(), p.GetWireBytesSent(), p.GetBytesReceived(), p.GetLargestFrameSentBytes(),
 			p.GetMessagesSplit(), p.GetFragmentsSent(), p.GetMessagesDropped(), p.GetRefusals(), p.GetQueueBytes())
@@ -207,7 +207,11 @@ func statusLimits(t table, st *clusterv1.StatusResponse) {
 	t.row("max-message", size(l.GetMaxMessageBytes()))
 	t.row("max-request", size(l.GetMaxRequestBytes()))
 	t.row("chunking", l.GetChunking())
-	t.row("chunk-size", size(l.GetChunkSizeBytes()))
+	chunk := size(l.GetChunkSizeBytes())
+	if st.GetConfig()["chunk-size"] == node.AutoChunk.String() {
+		chunk = "auto, from " + chunk
+	}
+	t.row("chunk-size", chunk)
 	entry := size(l.GetMaxEntryBytes())
 	if l.GetMaxEntryBytes() >= 1<<31 {
 		entry = "none"

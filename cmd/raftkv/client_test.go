@@ -262,7 +262,7 @@ func TestPrintStatus(t *testing.T) {
 		},
 		Transport: []*clusterv1.PeerTransport{
 			{
-				Id: 2, PeerAddress: "127.0.0.1:22002", Connected: true, ReceiveLimitBytes: 4 << 20, Dials: 3, MessagesSent: 54321,
+				Id: 2, PeerAddress: "127.0.0.1:22002", Connected: true, ReceiveLimitBytes: 4 << 20, ChunkSizeBytes: 256 << 10, Dials: 3, MessagesSent: 54321,
 				FramesSent: 60000, BytesSent: 123456789, WireBytesSent: 45678901, MessagesSplit: 12, FragmentsSent: 48, MessagesReceived: 54000,
 				FramesReceived: 54000, BytesReceived: 1234567, LargestFrameSentBytes: 1048576,
 			},
@@ -274,6 +274,7 @@ func TestPrintStatus(t *testing.T) {
 		Limits: &clusterv1.Limits{
 			MaxMessageBytes: 4 << 20, MaxRequestBytes: 64 << 20, ChunkSizeBytes: 1 << 20, Chunking: "fragment", MaxEntryBytes: 1 << 63,
 		},
+		Config:   map[string]string{"chunk-size": "auto"},
 		Counters: map[string]uint64{"raft_elections": 2, "proposals": 119000},
 	}
 	fresh := &clusterv1.StatusResponse{NodeId: 3, Role: clusterv1.Role_ROLE_FOLLOWER, Incarnation: 9, Version: "unknown"}

@@ -126,7 +126,7 @@ func TestServeRefuses(t *testing.T) {
 		{"serve --id 1 --addr nowhere", 2, `addr "nowhere" is not host:port`},
 		{"serve --id 1 --addr 127.0.0.1:99999", 2, `addr "127.0.0.1:99999" has a port outside 0 to 65535`},
 		{"serve --id 1 --chunk-size 8MiB", 2, "chunk-size 8MiB exceeds max-message 4MiB"},
-		{"serve --id 1 --chunk-size 10XB", 2, `chunk-size "10XB" is not a size such as 512, 64KiB or 4MiB`},
+		{"serve --id 1 --chunk-size 10XB", 2, `chunk-size "10XB" is not auto or a size such as 512, 64KiB or 4MiB`},
 		{"serve --id 1 --batch-count 0", 2, "batch-count 0 must be at least 1"},
 		{"serve --id 1 --link-delay -1s", 2, "link-delay -1s must not be negative"},
 		{"serve --id 1 --heartbeat-ticks 10", 2, "election-ticks 10 must be greater than heartbeat-ticks 10"},

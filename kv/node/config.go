@@ -29,12 +29,12 @@ type Config struct {
 	AdvertisePeer string `knob:"advertise-peer" kind:"identity" usage:"peer address that others are told (default: the one listened on)"`
 	DebugAddr     string `knob:"debug-addr" kind:"identity" usage:"loopback address of the debug port: pprof and the Lab service (default: off)"`
 
-	MaxMessage Size   `knob:"max-message" usage:"largest gRPC message the peer port accepts" source:"grpc.MaxRecvMsgSize (peer port)"`
-	MaxRequest Size   `knob:"max-request" usage:"largest gRPC message the client port accepts" source:"grpc.MaxRecvMsgSize (client port)"`
-	Chunking   string `knob:"chunking" values:"none,raft,count,reactive,bounded,fragment" usage:"how a raft message above the peer's limit is split"`
-	ChunkSize  Size   `knob:"chunk-size" usage:"largest encoded frame between nodes, inclusive (default: 1MiB or max-message, whichever is less)"`
-	ChunkCount int    `knob:"chunk-count" usage:"entries a message, for chunking count"`
-	AppendSize Size   `knob:"append-size" usage:"entry bytes that raft puts in one append message (default: chunk-size less framing for chunking raft, else 16MiB)" source:"raft.Config.MaxSizePerMsg"`
+	MaxMessage Size      `knob:"max-message" usage:"largest gRPC message the peer port accepts" source:"grpc.MaxRecvMsgSize (peer port)"`
+	MaxRequest Size      `knob:"max-request" usage:"largest gRPC message the client port accepts" source:"grpc.MaxRecvMsgSize (client port)"`
+	Chunking   string    `knob:"chunking" values:"none,raft,count,reactive,bounded,fragment" usage:"how a raft message above the peer's limit is split"`
+	ChunkSize  ChunkSize `knob:"chunk-size" usage:"largest encoded frame between nodes, inclusive; auto moves it with goodput, by peer (default: 1MiB or max-message, whichever is less)"`
+	ChunkCount int       `knob:"chunk-count" usage:"entries a message, for chunking count"`
+	AppendSize Size      `knob:"append-size" usage:"entry bytes that raft puts in one append message (default: chunk-size less framing for chunking raft, else 16MiB)" source:"raft.Config.MaxSizePerMsg"`
 
 	Transport   string `knob:"transport" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
 	Codec       string `knob:"codec" values:"proto,append,scatter" usage:"how frames become bytes, always the same ones: by the stock protobuf marshaller, by hand into one buffer, or by hand with large data passed on uncopied"`
@@ -155,19 +155,28 @@ func (c Config) Effective() Config {
 		}
 	}
 	if c.ChunkSize == 0 {
-		c.ChunkSize = min(1<<20, c.MaxMessage)
+		c.ChunkSize = ChunkSize(c.startChunk())
 	}
 	if c.AppendSize == 0 {
 		c.AppendSize = 16 << 20
 		if c.Chunking == transport.ChunkRaft {
 			// Raft counts entries without what frames add to them (trap 1).
-			c.AppendSize = c.ChunkSize - c.ChunkSize/8 - packFraming
+			c.AppendSize = c.startChunk() - c.startChunk()/8 - packFraming
 		}
 	}
 	if c.InflightBytes == 0 {
 		c.InflightBytes = max(64<<20, 2*c.AppendSize)
 	}
 	return c
+}
+
+// startChunk is the chunk size as far as it does not move: what was set, or what
+// chunk-size auto starts with and snapshots keep to.
+func (c Config) startChunk() Size {
+	if c.ChunkSize == 0 || c.ChunkSize == AutoChunk {
+		return min(1<<20, c.MaxMessage)
+	}
+	return Size(c.ChunkSize)
 }
 
 // Values returns every setting by its knob's name, formatted so that Set reads
@@ -236,9 +245,9 @@ func (c Config) Validate() error {
 		return fail("max-request", c.MaxRequest, "is below the minimum %s", Size(minMaxMessage))
 	case c.MaxRequest > math.MaxInt32:
 		return fail("max-request", c.MaxRequest, "exceeds the maximum %s", Size(math.MaxInt32))
-	case c.ChunkSize > c.MaxMessage && c.Chunking != transport.ChunkNone && c.Chunking != transport.ChunkReactive:
+	case Size(c.ChunkSize) > c.MaxMessage && c.Chunking != transport.ChunkNone && c.Chunking != transport.ChunkReactive:
 		return fail("chunk-size", c.ChunkSize, "exceeds max-message %s", c.MaxMessage)
-	case c.ChunkSize < minMaxMessage:
+	case c.ChunkSize < minMaxMessage && c.ChunkSize != AutoChunk:
 		return fail("chunk-size", c.ChunkSize, "is below the minimum %s", Size(minMaxMessage))
 	case c.ElectionTicks <= c.HeartbeatTicks:
 		return fail("election-ticks", c.ElectionTicks, "must be greater than heartbeat-ticks %d", c.HeartbeatTicks)

@@ -88,8 +88,12 @@ func TestEffective(t *testing.T) {
 		{"peer port by hand", map[string]string{"peer-addr": "127.0.0.1:7"}, "peer-addr", "127.0.0.1:7"},
 		{"chunk", nil, "chunk-size", "1MiB"},
 		{"chunk of a small limit", map[string]string{"max-message": "1KiB"}, "chunk-size", "1KiB"},
+		{"chunk that moves", map[string]string{"chunk-size": "auto"}, "chunk-size", "auto"},
+		{"chunk that moves under a small limit", map[string]string{"chunk-size": "auto", "max-message": "1KiB"}, "chunk-size", "auto"},
 		{"append", nil, "append-size", "16MiB"},
+		{"append beside a chunk that moves", map[string]string{"chunk-size": "auto"}, "append-size", "16MiB"},
 		{"append when raft splits", map[string]string{"chunking": "raft", "chunk-size": "64KiB"}, "append-size", "57088"},
+		{"append when raft splits at what auto starts with", map[string]string{"chunking": "raft", "chunk-size": "auto"}, "append-size", "917248"},
 		{"inflight", nil, "inflight-bytes", "64MiB"},
 		{"inflight of large appends", map[string]string{"append-size": "64MiB"}, "inflight-bytes", "128MiB"},
 	} {
@@ -151,7 +155,9 @@ func TestBadSettings(t *testing.T) {
 		{"compression=lzma", `compression "lzma" is not one of none, gzip, zstd, snappy, s2`},
 		{"chunk-size=8MiB", "chunk-size 8MiB exceeds max-message 4MiB"},
 		{"chunk-size=511", "chunk-size 511 is below the minimum 512"},
-		{"chunk-size=10XB", `chunk-size "10XB" is not a size such as 512, 64KiB or 4MiB`},
+		{"chunk-size=10XB", `chunk-size "10XB" is not auto or a size such as 512, 64KiB or 4MiB`},
+		{"chunk-size=-1", `chunk-size "-1" is not auto or a size such as 512, 64KiB or 4MiB`},
+		{"chunk-size=Auto", `chunk-size "Auto" is not auto or a size such as 512, 64KiB or 4MiB`},
 		{"max-message=511", "max-message 511 is below the minimum 512"},
 		{"max-message=2GiB", "max-message 2GiB exceeds the maximum 2147483647"},
 		{"max-request=0", "max-request 0 is below the minimum 512"},
@@ -209,9 +215,60 @@ func TestLingerBeyondElectionTimeout(t *testing.T) {
 	}
 }
 
+func TestChunkSizeAuto(t *testing.T) {
+	for _, chunking := range []string{"none", "raft", "count", "reactive", "bounded", "fragment"} {
+		c := validConfig()
+		c.Chunking, c.ChunkSize = chunking, AutoChunk
+		if err := c.Effective().Validate(); err != nil {
+			t.Errorf("%s: %v", chunking, err)
+		}
+	}
+	c := validConfig()
+	c.ChunkSize = -2
+	if err := c.Effective().Validate(); err == nil || err.Error() != "chunk-size -2 must not be negative" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Commands share an entry up to what one append and one frame carry.
+func TestPackSize(t *testing.T) {
+	for _, test := range []struct {
+		set   string // knob=value, separated by spaces
+		local bool
+		want  Size
+	}{
+		{"", false, 1<<20 - packFraming},
+		{"", true, 8 << 20},
+		{"batch-size=1MiB", true, 1 << 20},
+		{"append-size=4KiB", true, 4 << 10},
+		{"chunk-size=64KiB", false, 64<<10 - packFraming},
+		{"chunk-size=64KiB", true, 8 << 20},
+		{"chunk-size=auto", false, 1<<20 - packFraming},
+		{"chunk-size=auto max-message=1KiB", false, 1<<10 - packFraming},
+		{"chunking=none", false, 4<<20 - packFraming},
+		{"chunking=none chunk-size=64KiB", false, 4<<20 - packFraming},
+		{"chunking=reactive chunk-size=64KiB", false, 4<<20 - packFraming},
+		{"chunking=reactive max-message=64MiB", false, 8 << 20},
+		{"chunking=bounded chunk-size=64KiB append-size=4KiB", false, 4 << 10},
+		{"chunking=raft chunk-size=64KiB", false, 57088}, // as append-size
+		{"max-message=512", false, packFraming},
+	} {
+		c := validConfig()
+		for field := range strings.FieldsSeq(test.set) {
+			name, value, _ := strings.Cut(field, "=")
+			if err := c.Set(name, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := packSize(c.Effective(), test.local); got != int(test.want) {
+			t.Errorf("%q, local %v: %d, want %d", test.set, test.local, got, test.want)
+		}
+	}
+}
+
 func TestKnobTypes(t *testing.T) {
 	c := Config{LinkDelay: time.Second}
-	want := map[string]string{"id": "N", "addr": "HOST:PORT", "max-message": "SIZE", "link-rate": "SIZE/s", "link-delay": "DUR", "link-drop": "P", "lanes": "shared|split"}
+	want := map[string]string{"id": "N", "addr": "HOST:PORT", "max-message": "SIZE", "chunk-size": "SIZE|auto", "link-rate": "SIZE/s", "link-delay": "DUR", "link-drop": "P", "lanes": "shared|split"}
 	for _, k := range Knobs(&c) {
 		if want[k.Name] != "" && k.Type() != want[k.Name] {
 			t.Errorf("%s has type %s, want %s", k.Name, k.Type(), want[k.Name])

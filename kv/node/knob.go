@@ -73,6 +73,12 @@ func (k Knob) Set(value string) error {
 			return fail("is not a size such as 512, 64KiB or 4MiB")
 		}
 		*p = n
+	case *ChunkSize:
+		n, err := ParseChunkSize(value)
+		if err != nil {
+			return fail("is not auto or a size such as 512, 64KiB or 4MiB")
+		}
+		*p = n
 	case *Rate:
 		n, err := ParseRate(value)
 		if err != nil {
@@ -133,6 +139,8 @@ func (k Knob) Type() string {
 	switch k.field.Interface().(type) {
 	case Size:
 		return "SIZE"
+	case ChunkSize:
+		return "SIZE|auto"
 	case Rate:
 		return "SIZE/s"
 	case Probability:
@@ -151,11 +159,36 @@ func (k Knob) Type() string {
 func (k Knob) zero() bool { return k.field.IsZero() }
 
 func (k Knob) negative() bool {
+	if k.field.CanInterface() && k.field.Interface() == AutoChunk {
+		return false
+	}
 	return k.field.CanInt() && k.field.Int() < 0 || k.field.CanFloat() && k.field.Float() < 0
 }
 
 // Size is a number of bytes.
 type Size int64
+
+// ChunkSize is a number of bytes, or AutoChunk.
+type ChunkSize int64
+
+// AutoChunk is the ChunkSize that a node finds by itself, for each peer.
+const AutoChunk ChunkSize = -1
+
+// ParseChunkSize reads "auto" or a size.
+func ParseChunkSize(s string) (ChunkSize, error) {
+	if s == "auto" {
+		return AutoChunk, nil
+	}
+	n, err := ParseSize(s)
+	return ChunkSize(n), err
+}
+
+func (c ChunkSize) String() string {
+	if c == AutoChunk {
+		return "auto"
+	}
+	return Size(c).String()
+}
 
 // Rate is a number of bytes a second; 0 is unlimited.
 type Rate int64

@@ -172,7 +172,7 @@ func (n *Node) assemble(o Options) error {
 		AppendSize: uint64(n.cfg.AppendSize), InflightMsgs: n.cfg.InflightMsgs, InflightBytes: uint64(n.cfg.InflightBytes),
 		Uncommitted: uint64(n.cfg.Uncommitted), ApplySize: uint64(n.cfg.ApplySize),
 		Batcher:    batcher,
-		Packer:     replica.Packer{Packed: n.cfg.Packing == replica.PackPacked, Size: packSize(n.cfg)},
+		Packer:     replica.Packer{Packed: n.cfg.Packing == replica.PackPacked, Size: packSize(n.cfg, o.Network != nil)},
 		LogEntries: uint64(n.cfg.LogEntries), LogSize: uint64(n.cfg.LogSize), SnapshotKeep: n.cfg.SnapshotKeep,
 		AdmissionOps: int64(n.cfg.AdmissionOps), AdmissionBytes: int64(n.cfg.AdmissionBytes),
 		Send:              func(ms []*raftpb.Message) { n.transport.Send(ms) },
@@ -209,7 +209,7 @@ func (n *Node) assembleServices() {
 func (n *Node) assembleTransport(o Options) {
 	cfg := transport.Config{
 		Kind: n.cfg.Transport, Codec: n.cfg.Codec, Compression: n.cfg.Compression, Lanes: n.cfg.Lanes, Chunking: n.cfg.Chunking,
-		MaxMessage: int(n.cfg.MaxMessage), ChunkSize: int(n.cfg.ChunkSize), ChunkCount: n.cfg.ChunkCount,
+		MaxMessage: int(n.cfg.MaxMessage), ChunkSize: int(n.cfg.startChunk()), ChunkAuto: n.cfg.ChunkSize == AutoChunk, ChunkCount: n.cfg.ChunkCount,
 		QueueBytes: int64(n.cfg.PeerQueue), Faults: n.cfg.Faults(),
 		SnapshotWindow: int64(n.cfg.SnapshotWindow), SnapshotRate: int64(n.cfg.SnapshotRate),
 		SnapshotTimeout: n.cfg.SnapshotTimeout, SnapshotKeep: n.cfg.SnapshotKeep, SnapshotLimit: int64(n.cfg.SnapshotLimit),
@@ -264,10 +264,19 @@ func newIncarnation() uint64 {
 // message's header, tags, lengths and the entry's own fields.
 const packFraming = 256
 
-// packSize is how many bytes of commands share an entry: as many as one frame
-// carries.
-func packSize(cfg Config) int {
-	return int(max(min(cfg.ChunkSize, cfg.MaxMessage)-packFraming, packFraming))
+// packSize is how many bytes of commands share an entry: no more than raft puts
+// in one append, and what one frame carries. Where nothing is cut at chunk-size,
+// a frame is what the peer port takes; a local transport has no frames.
+func packSize(cfg Config, local bool) int {
+	size := cfg.AppendSize
+	switch {
+	case local:
+	case transport.ReadsChunk(cfg.Chunking):
+		size = min(size, cfg.startChunk()-packFraming)
+	default:
+		size = min(size, cfg.MaxMessage-packFraming)
+	}
+	return int(max(min(size, cfg.BatchSize), packFraming))
 }
 
 // Start begins to serve. The ports answer from here on.

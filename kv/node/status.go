@@ -42,7 +42,7 @@ func (n *Node) status(ctx context.Context) (*clusterv1.StatusResponse, error) {
 		Membership: rs.Membership, Revision: state.Revision, Keys: state.Keys,
 		Limits: &clusterv1.Limits{
 			MaxMessageBytes: uint64(n.cfg.MaxMessage), MaxRequestBytes: uint64(n.cfg.MaxRequest),
-			ChunkSizeBytes: uint64(n.cfg.ChunkSize), Chunking: n.cfg.Chunking, MaxEntryBytes: rs.MaxEntryBytes,
+			ChunkSizeBytes: uint64(n.cfg.startChunk()), Chunking: n.cfg.Chunking, MaxEntryBytes: rs.MaxEntryBytes,
 		},
 		Counters: counters(rs.Counters),
 		Version:  n.version,
@@ -86,7 +86,8 @@ func transportOf(p transport.PeerStats) *clusterv1.PeerTransport {
 	return &clusterv1.PeerTransport{
 		Id: p.ID, PeerAddress: p.Address, Connected: p.Connected,
 		ReceiveLimitBytes: p.ReceiveLimitBytes, Problem: p.Problem, QueueBytes: p.QueueBytes,
-		Dials: p.Dials, MessagesSent: p.MessagesSent, MessagesDropped: p.MessagesDropped, MessagesSplit: p.MessagesSplit,
+		ChunkSizeBytes: p.ChunkSizeBytes,
+		Dials:          p.Dials, MessagesSent: p.MessagesSent, MessagesDropped: p.MessagesDropped, MessagesSplit: p.MessagesSplit,
 		FramesSent: p.FramesSent, FragmentsSent: p.FragmentsSent, BytesSent: p.BytesSent, WireBytesSent: p.WireBytesSent,
 		LargestFrameSentBytes: p.LargestFrame, Refusals: p.Refusals,
 		SnapshotsSent: p.SnapshotsSent, SnapshotChunksSent: p.SnapshotChunksSent, SnapshotBytesSent: p.SnapshotBytesSent,

@@ -1145,8 +1145,11 @@ type PeerTransport struct {
 	SnapshotBytesReceivedResumed uint64 `protobuf:"varint,28,opt,name=snapshot_bytes_received_resumed,json=snapshotBytesReceivedResumed,proto3" json:"snapshot_bytes_received_resumed,omitempty"`
 	// bytes_sent as they travelled: compressed, and with gRPC's five bytes each.
 	WireBytesSent uint64 `protobuf:"varint,29,opt,name=wire_bytes_sent,json=wireBytesSent,proto3" json:"wire_bytes_sent,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Size wanted of a frame now, within the peer's receive limit; it moves under
+	// chunk-size auto. 0 when the chunking strategy does not cut at it.
+	ChunkSizeBytes uint64 `protobuf:"varint,30,opt,name=chunk_size_bytes,json=chunkSizeBytes,proto3" json:"chunk_size_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PeerTransport) Reset() {
@@ -1382,6 +1385,13 @@ func (x *PeerTransport) GetWireBytesSent() uint64 {
 	return 0
 }
 
+func (x *PeerTransport) GetChunkSizeBytes() uint64 {
+	if x != nil {
+		return x.ChunkSizeBytes
+	}
+	return 0
+}
+
 type Limits struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	MaxMessageBytes uint64                 `protobuf:"varint,1,opt,name=max_message_bytes,json=maxMessageBytes,proto3" json:"max_message_bytes,omitempty"`
@@ -1551,7 +1561,7 @@ const file_raftlab_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12#\n" +
 	"\rrecent_active\x18\x06 \x01(\bR\frecentActive\x12\x16\n" +
 	"\x06paused\x18\a \x01(\bR\x06paused\x124\n" +
-	"\x16pending_snapshot_index\x18\b \x01(\x04R\x14pendingSnapshotIndex\"\xcb\t\n" +
+	"\x16pending_snapshot_index\x18\b \x01(\x04R\x14pendingSnapshotIndex\"\xf5\t\n" +
 	"\rPeerTransport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1c\n" +
@@ -1585,7 +1595,8 @@ const file_raftlab_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x17snapshot_bytes_received\x18\x1a \x01(\x04R\x15snapshotBytesReceived\x12<\n" +
 	"\x1asnapshots_received_resumed\x18\x1b \x01(\x04R\x18snapshotsReceivedResumed\x12E\n" +
 	"\x1fsnapshot_bytes_received_resumed\x18\x1c \x01(\x04R\x1csnapshotBytesReceivedResumed\x12&\n" +
-	"\x0fwire_bytes_sent\x18\x1d \x01(\x04R\rwireBytesSent\"\xce\x01\n" +
+	"\x0fwire_bytes_sent\x18\x1d \x01(\x04R\rwireBytesSent\x12(\n" +
+	"\x10chunk_size_bytes\x18\x1e \x01(\x04R\x0echunkSizeBytes\"\xce\x01\n" +
 	"\x06Limits\x12*\n" +
 	"\x11max_message_bytes\x18\x01 \x01(\x04R\x0fmaxMessageBytes\x12*\n" +
 	"\x11max_request_bytes\x18\x02 \x01(\x04R\x0fmaxRequestBytes\x12(\n" +
