@@ -158,8 +158,7 @@ func (s *server) takeSnapshot(m *pb.Message, window uint64, rpc snapshotStream, 
 	}
 	if !in.writer.Needed() {
 		// The sender did not hear that the last transfer was taken.
-		in.abort()
-		return rpc.Send(&transportv1.SnapshotAck{Done: true})
+		return s.needless(in, rpc)
 	}
 	c := s.counters(m.GetFrom())
 	start := in.offset
@@ -168,12 +167,15 @@ func (s *server) takeSnapshot(m *pb.Message, window uint64, rpc snapshotStream, 
 		c.snapshotBytesReceivedResumed.Add(start)
 		s.log.Info("resuming a snapshot", "from", m.GetFrom(), "index", in.point.index, "offset", start)
 	}
-	if err := s.takeChunks(in, window, c, rpc, frames); err != nil {
-		if isBroken(err) {
-			s.inbound.park(in, time.Now())
-		} else {
-			in.abort()
-		}
+	switch err := s.takeChunks(in, window, c, rpc, frames); {
+	case err == nil:
+	case errors.Is(err, errNeedless):
+		return s.needless(in, rpc)
+	case isBroken(err):
+		s.inbound.park(in, time.Now())
+		return err
+	default:
+		in.abort()
 		return err
 	}
 	size := in.offset
@@ -183,6 +185,17 @@ func (s *server) takeSnapshot(m *pb.Message, window uint64, rpc snapshotStream, 
 	c.messagesReceived.Add(1)
 	c.snapshotsReceived.Add(1)
 	return rpc.Send(&transportv1.SnapshotAck{Offset: size, Done: true})
+}
+
+// errNeedless: the node came as far by another way while the snapshot came in.
+var errNeedless = errors.New("needless")
+
+// needless tells the sender that it need not send the snapshot, or the rest.
+func (s *server) needless(in *inbound, rpc snapshotStream) error {
+	s.log.Info("snapshot is not needed", "index", in.point.index, "offset", in.offset)
+	offset := in.offset
+	in.abort()
+	return rpc.Send(&transportv1.SnapshotAck{Offset: offset, Done: true})
 }
 
 // takeChunks writes the chunks of one stream, in order, up to the last.
@@ -217,6 +230,9 @@ func (s *server) takeChunks(in *inbound, window uint64, c *counters, rpc snapsho
 		}
 		// Often enough for the sender's window, which need not be this node's.
 		if in.offset-acked >= window/8 {
+			if !in.writer.Needed() {
+				return errNeedless
+			}
 			acked = in.offset
 			if err := rpc.Send(&transportv1.SnapshotAck{Offset: in.offset}); err != nil {
 				return brokenError{err}

@@ -30,17 +30,18 @@ type fakeNode struct {
 	limits   []uint64
 	refused  []error
 
-	snapshot  []byte // what OpenSnapshot gives
-	openErr   error
-	taken     *bytes.Buffer // what AcceptSnapshot got
-	accepts   int
-	onTaken   func(step string, n int) // called at accept, write and commit with the bytes taken
-	onRead    func(offset int)         // called before the sender reads there
-	committed []byte                   // of the last commit
-	commits   int
-	aborts    int
-	needless  bool          // snapshots are of no use
-	changed   chan struct{} // capacity 1
+	snapshot   []byte // what OpenSnapshot gives
+	openErr    error
+	taken      *bytes.Buffer // what AcceptSnapshot got
+	accepts    int
+	onTaken    func(step string, n int) // called at accept, write and commit with the bytes taken
+	onRead     func(offset int)         // called before the sender reads there
+	committed  []byte                   // of the last commit
+	commits    int
+	commitTerm uint64
+	aborts     int
+	needless   bool          // snapshots are of no use
+	changed    chan struct{} // capacity 1
 }
 
 func newFakeNode(id uint64) *fakeNode {
@@ -142,10 +143,11 @@ func (w *fakeWriter) Needed() bool {
 	return !w.node.needless
 }
 
-func (w *fakeWriter) Commit(*pb.Message) error {
+func (w *fakeWriter) Commit(m *pb.Message) error {
 	var err error
 	w.node.change(func() {
 		w.node.commits++
+		w.node.commitTerm = m.GetTerm()
 		w.node.committed = bytes.Clone(w.node.taken.Bytes())
 		if bytes.HasPrefix(w.node.taken.Bytes(), []byte("bad")) {
 			err = errors.New("verification failed")

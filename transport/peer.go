@@ -44,8 +44,8 @@ type peer struct {
 	follow  atomic.Pointer[string]
 	learned atomic.Int64 // limit learned from a refusal; 0 before
 
-	snapshot     *connection
-	transferring atomic.Bool
+	snapshot *connection
+	sending  outboundSnapshot
 }
 
 func newPeer(ctx context.Context, s *server, description Peer) *peer {

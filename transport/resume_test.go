@@ -364,3 +364,63 @@ func TestSnapshotRate(t *testing.T) {
 		t.Errorf("chunks of %d bytes at 1 KiB/s", chunk)
 	}
 }
+
+// A node that leads again gives up what it began when it led before, whose
+// MsgSnap raft would ignore, and goes on with it in its new term.
+func TestSnapshotOfALaterTerm(t *testing.T) {
+	var c cutter
+	cfg := resumeConfig(&c)
+	a, b := pair(t, cfg)
+	a.snapshot = randomBytes(resumeSize, 1)
+	ofTerm := func(term uint64) *pb.Message {
+		m := snap()
+		m.Term = new(term)
+		return m
+	}
+	// The receiver is busy with the middle until the second has begun.
+	half, second := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	b.onTaken = func(step string, n int) {
+		if step == "write" && n > resumeSize/2 {
+			once.Do(func() { close(half); <-second })
+		}
+	}
+	a.transport.Send([]*pb.Message{ofTerm(3)})
+	<-half
+	a.transport.Send([]*pb.Message{ofTerm(3)})
+	a.await(t, "refusal", func() bool { return len(a.reports) == 1 && !a.reports[0] })
+	a.transport.Send([]*pb.Message{ofTerm(4)})
+	close(second)
+	a.await(t, "report", func() bool { return len(a.reports) == 2 })
+	if !a.reports[1] {
+		// The receiver had not heard of the end of the first.
+		sendUntilTaken(t, a, func() *pb.Message { return ofTerm(4) })
+	}
+	if !bytes.Equal(b.committed, a.snapshot) || b.accepts != 1 || b.commitTerm != 4 {
+		t.Errorf("%d bytes arrived, begun %d times, of term %d", len(b.committed), b.accepts, b.commitTerm)
+	}
+	if s := a.stat(); s.SnapshotsSent != 1 || s.SnapshotsResumed != 1 || s.SnapshotBytesSent > resumeSize+resumeWindow {
+		t.Errorf("%d sent, %d resumed, %d bytes", s.SnapshotsSent, s.SnapshotsResumed, s.SnapshotBytesSent)
+	}
+}
+
+// When the receiver comes as far by another way, the rest is not sent.
+func TestSnapshotThatIsNotNeededAnyMore(t *testing.T) {
+	var c cutter
+	a, b := pair(t, resumeConfig(&c))
+	a.snapshot = randomBytes(resumeSize, 1)
+	b.onTaken = func(_ string, n int) {
+		if n > resumeSize/2 {
+			b.change(func() { b.needless = true })
+		}
+	}
+	if failures := sendUntilTaken(t, a, snap); failures > 0 {
+		t.Errorf("%d failures", failures)
+	}
+	if n := a.stat().SnapshotBytesSent; n > resumeSize/2+2*resumeWindow || b.commits != 0 || b.aborts != 1 {
+		t.Errorf("%d bytes sent, %d commits, %d aborts", n, b.commits, b.aborts)
+	}
+	if held := b.transport.(*server).inbound.held.Load(); held != 0 {
+		t.Errorf("%d bytes counted as held", held)
+	}
+}

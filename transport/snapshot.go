@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,23 +40,80 @@ func newThrottle(cfg Config) (*rate.Limiter, int) {
 	return rate.NewLimiter(rate.Limit(cfg.SnapshotRate), chunk), chunk
 }
 
+// outboundSnapshot is the snapshot on its way to a peer; one at a time.
+type outboundSnapshot struct {
+	mu      sync.Mutex
+	current *sending // nil when there is none
+}
+
+type sending struct {
+	term  uint64 // in which this node led
+	stop  context.CancelFunc
+	ended chan struct{}
+}
+
+// begin makes a transfer the current one, unless another of the same term is on
+// its way. One of an older term is of no more use, since raft ignores its MsgSnap
+// now: it is stopped and returned, to be waited for.
+func (o *outboundSnapshot) begin(now *sending) (former *sending, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	former = o.current
+	if former != nil && former.term >= now.term {
+		return nil, false
+	}
+	o.current = now
+	if former != nil {
+		former.stop()
+	}
+	return former, true
+}
+
+// end tells whether the transfer was still the current one.
+func (o *outboundSnapshot) end(now *sending) bool {
+	defer close(now.ended)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.current != now {
+		return false
+	}
+	o.current = nil
+	return true
+}
+
 // startSnapshot sends the snapshot that a MsgSnap describes, unless one is on
-// its way. It always ends in a report.
+// its way. It always ends in a report; but one that this node began when it led
+// before, and that gives way to this, has none of its own.
 func (p *peer) startSnapshot(m *pb.Message) {
 	s := p.server
 	if p.path.losesSnapshot() {
 		s.handler.ReportSnapshot(p.ID, false)
 		return
 	}
-	if !p.transferring.CompareAndSwap(false, true) || !s.enter() {
+	ctx, stop := context.WithCancel(p.ctx)
+	now := &sending{term: m.GetTerm(), stop: stop, ended: make(chan struct{})}
+	former, ok := p.sending.begin(now)
+	if ok && !s.enter() {
+		p.sending.end(now)
+		ok = false
+	}
+	if !ok {
+		stop()
 		p.count.messagesDropped.Add(1)
 		s.handler.ReportSnapshot(p.ID, false)
 		return
 	}
 	go func() {
 		defer s.running.Done()
+		defer stop()
+		if former != nil {
+			<-former.ended
+		}
 		began := time.Now()
-		bytes, err := p.sendSnapshot(p.ctx, m)
+		bytes, err := p.sendSnapshot(ctx, m)
+		if !p.sending.end(now) {
+			return
+		}
 		if err != nil {
 			text := "snapshot: " + status.Convert(err).Message()
 			p.count.problem.Store(&text)
@@ -66,7 +124,6 @@ func (p *peer) startSnapshot(m *pb.Message) {
 			s.log.Info("sent snapshot", "peer", p.ID, "index", m.GetSnapshot().GetMetadata().GetIndex(),
 				"bytes", bytes, "took", time.Since(began))
 		}
-		p.transferring.Store(false)
 		s.handler.ReportSnapshot(p.ID, err == nil)
 	}()
 }
@@ -120,7 +177,10 @@ func (p *peer) sendSnapshot(ctx context.Context, m *pb.Message) (int64, error) {
 		return 0, &CannotFollowError{Message: n, Limit: limit}
 	}
 	sent, err := t.run(ctx, first, data, min(SnapshotChunk(min(s.cfg.ChunkSize, limit)), s.throttledChunk))
-	if cause := context.Cause(ctx); err != nil && cause != nil {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(err, errTaken):
+		err = nil
+	case err != nil && cause != nil:
 		err = cause
 	}
 	return sent, err
@@ -136,8 +196,12 @@ type transfer struct {
 	acked     atomic.Int64
 	moved     chan struct{} // capacity 1: acked has grown
 	ended     chan struct{}
-	failure   error // once ended; nil when the peer has taken it
+	failure   error // once ended; errTaken when the peer has taken it
 }
+
+// errTaken ends a transfer: the peer has the snapshot, or what follows on it, and
+// that may be before all is sent.
+var errTaken = errors.New("taken")
 
 func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, data io.Reader, chunk int) (int64, error) {
 	if err := t.send(ctx, first, nil); err != nil {
@@ -148,7 +212,7 @@ func (t *transfer) run(ctx context.Context, first *transportv1.SnapshotFrame, da
 		return 0, err
 	}
 	if ack.GetDone() {
-		return 0, t.rpc.CloseSend() // what it could use, it has
+		return 0, errTaken
 	}
 	start, err := t.skip(data, ack.GetOffset())
 	if err != nil {
@@ -314,6 +378,7 @@ func (t *transfer) listen() {
 		}
 		t.progress()
 		if ack.GetDone() {
+			t.failure = errTaken
 			return
 		}
 		t.acked.Store(int64(ack.GetOffset()))
