@@ -159,6 +159,7 @@ var drawnAxes = map[string][]string{
 	"value-size":      {"256", "1MiB", "8MiB"},
 	"op":              {"put", "get", "mixed"},
 	"read-ratio":      {"0.5", "0.9"},
+	"read":            {"linearizable", "lease", "follower", "stale"},
 	"link-delay":      {"0s", "1ms"},
 }
 
@@ -289,7 +290,7 @@ func TestOrder(t *testing.T) {
 
 // The budgets that the experiments promise, on two cores.
 func TestBudgets(t *testing.T) {
-	for name, limit := range map[string]float64{"quick": 150, "chunk-size": 120} {
+	for name, limit := range map[string]float64{"quick": 150, "chunk-size": 120, "reads": 100} {
 		e, err := LoadExperiment(name)
 		if err != nil {
 			t.Fatal(err)

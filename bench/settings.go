@@ -44,7 +44,7 @@ type Load struct {
 	OpsPerMsg    int       `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
 	Op           string    `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
 	ReadRatio    float64   `knob:"read-ratio" usage:"share of gets for op mixed, 0 to 1"`
-	Read         string    `knob:"read" values:"linearizable,stale" usage:"what gets promise"`
+	Read         string    `knob:"read" values:"linearizable,lease,follower,stale" usage:"what gets promise, and who answers: the leader by a round or under its lease, all nodes with a round, all nodes without"`
 	ValueSize    node.Size `knob:"value-size" usage:"bytes of a value"`
 	KeySize      int       `knob:"key-size" usage:"bytes of a key"`
 	Keys         int       `knob:"keys" usage:"distinct keys"`

@@ -87,7 +87,7 @@ func (b *rig) openCluster(ctx context.Context) error {
 			b.debug["node"+strconv.FormatUint(n.ID, 10)] = n.DebugAddr
 		}
 	}
-	if b.target, err = b.openTarget(s.Load.Target, s.Load.Read == "stale"); err != nil {
+	if b.target, err = b.openTarget(s.Load.Target, s.Load.Read); err != nil {
 		return err
 	}
 	if s.Load.Op == "put" {
@@ -98,7 +98,7 @@ func (b *rig) openCluster(ctx context.Context) error {
 	if s.Load.Target == TargetDirect {
 		fast = TargetDirect
 	}
-	filler, err := b.openTarget(fast, false)
+	filler, err := b.openTarget(fast, "")
 	if err != nil {
 		return err
 	}
@@ -109,10 +109,10 @@ func (b *rig) openCluster(ctx context.Context) error {
 }
 
 // openTarget makes a target of the rig's cluster; it is closed with the rig.
-func (b *rig) openTarget(name string, stale bool) (target.Target, error) {
+func (b *rig) openTarget(name, read string) (target.Target, error) {
 	s := &b.variant.Settings
 	o := target.Options{
-		Endpoints: b.cluster.Endpoints(), Dialer: b.cluster.Dialer(), Conns: s.Load.Conns, Stale: stale,
+		Endpoints: b.cluster.Endpoints(), Dialer: b.cluster.Dialer(), Conns: s.Load.Conns, Read: read,
 		MaxRequest: int(s.Node.MaxRequest), GRPCWindow: int(s.Node.GRPCWindow),
 	}
 	if name != TargetUnary {
@@ -310,7 +310,7 @@ func (b *rig) audit(t *Trial, rec *load.Recording) {
 	if t.Errors > 0 {
 		t.warn(fmt.Sprintf("%d operations failed: %s", t.Errors, describeCodes(t.ErrorsByCode)))
 	}
-	if b.variant.Settings.Load.Op != "put" && rec.Missing > 0 && b.cluster != nil {
+	if l := b.variant.Settings.Load; l.Op != "put" && l.Read != "stale" && rec.Missing > 0 && b.cluster != nil {
 		t.Valid, t.Problem = false, fmt.Sprintf("%d gets did not find keys that had been written", rec.Missing)
 	}
 }
@@ -364,7 +364,7 @@ func (b *rig) verify(ctx context.Context, t *Trial, cfg load.Config, rec *load.R
 	}
 	reader := b.target
 	if b.variant.Settings.Load.Read == "stale" {
-		if reader, err = b.openTarget(b.variant.Settings.Load.Target, false); err != nil {
+		if reader, err = b.openTarget(b.variant.Settings.Load.Target, ""); err != nil {
 			return err
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"raftlab/bench/cluster"
-	kvv1 "raftlab/proto/raftlab/kv/v1"
+	"raftlab/kv/client"
 )
 
 func shapes() map[string]cluster.Config {
@@ -44,12 +44,12 @@ func start(t *testing.T, cfg cluster.Config) *cluster.Cluster {
 
 // write puts a key and says at which revision.
 func write(ctx context.Context, c *cluster.Cluster, key, value string) (uint64, error) {
-	client, err := c.Client()
+	cl, err := c.Client()
 	if err != nil {
 		return 0, err
 	}
-	resp, err := client.Put(ctx, []byte(key), []byte(value))
-	return resp.GetModRevision(), errors.Join(err, client.Close())
+	resp, err := cl.Put(ctx, []byte(key), []byte(value))
+	return resp.GetModRevision(), errors.Join(err, cl.Close())
 }
 
 func TestShapes(t *testing.T) {
@@ -63,17 +63,17 @@ func TestShapes(t *testing.T) {
 			if _, err := write(ctx, c, "k", "v"); err != nil {
 				t.Fatal(err)
 			}
-			client, err := c.Client()
+			cl, err := c.Client()
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer func() {
-				if err := client.Close(); err != nil {
+				if err := cl.Close(); err != nil {
 					t.Error(err)
 				}
 			}()
 			// Linearizable by default.
-			got, err := client.Get(ctx, []byte("k"), kvv1.Consistency_CONSISTENCY_UNSPECIFIED)
+			got, err := cl.Get(ctx, []byte("k"), client.ReadLinearizable)
 			if err != nil || string(got.GetValue()) != "v" {
 				t.Fatalf("read %q, %v", got.GetValue(), err)
 			}

@@ -6,7 +6,7 @@ import (
 	"log"
 
 	"raftlab/bench/cluster"
-	kvv1 "raftlab/proto/raftlab/kv/v1"
+	"raftlab/kv/client"
 )
 
 // Three nodes in this process, for a functional test of your own.
@@ -17,16 +17,16 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer c.Close() //nolint:errcheck // an example
-	client, err := c.Client()
+	cl, err := c.Client()
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer client.Close() //nolint:errcheck // an example
+	defer cl.Close() //nolint:errcheck // an example
 
-	if _, err := client.Put(ctx, []byte("greeting"), []byte("hello")); err != nil {
+	if _, err := cl.Put(ctx, []byte("greeting"), []byte("hello")); err != nil {
 		log.Fatal(err)
 	}
-	got, err := client.Get(ctx, []byte("greeting"), kvv1.Consistency_CONSISTENCY_LINEARIZABLE)
+	got, err := cl.Get(ctx, []byte("greeting"), client.ReadLinearizable)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -230,7 +230,7 @@ func writeMuch(ctx context.Context, t *testing.T, c *cluster.Cluster) map[string
 				if i%8 > 0 {
 					continue
 				}
-				got, err := cl.Get(ctx, []byte(key), kvv1.Consistency_CONSISTENCY_LINEARIZABLE)
+				got, err := cl.Get(ctx, []byte(key), client.ReadLinearizable)
 				if err != nil || string(got.GetValue()) != fmt.Sprint(i) {
 					t.Errorf("%s: wrote %d, then read %q, %v", key, i, got.GetValue(), err)
 				}
@@ -252,7 +252,7 @@ func checkKey(ctx context.Context, t *testing.T, c *cluster.Cluster, key string,
 		t.Fatal(err)
 	}
 	defer func() { _ = cl.Close() }()
-	got, err := cl.Get(ctx, []byte(key), kvv1.Consistency_CONSISTENCY_LINEARIZABLE)
+	got, err := cl.Get(ctx, []byte(key), client.ReadLinearizable)
 	value := 0
 	if err == nil {
 		_, err = fmt.Sscan(string(got.GetValue()), &value)

@@ -16,7 +16,6 @@ import (
 	"raftlab/kv/client"
 	"raftlab/kv/node"
 	clusterv1 "raftlab/proto/raftlab/cluster/v1"
-	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
 func newClient(t *testing.T, c *cluster.Cluster) *client.Client {
@@ -54,7 +53,7 @@ func TestSequence(t *testing.T) {
 				if cfg.Listener != cluster.ListenBufconn { // whose addresses mean nothing outside
 					// Asked by itself, a node answers the read from its own store.
 					one := start(t, cluster.Config{Topology: cluster.External, Endpoints: []string{n.Addr}})
-					got, err := newClient(t, one).Get(ctx, []byte("foo"), kvv1.Consistency_CONSISTENCY_LINEARIZABLE)
+					got, err := newClient(t, one).Get(ctx, []byte("foo"), client.ReadLinearizable)
 					if err != nil || string(got.GetValue()) != "bar" || got.GetModRevision() != wrote.GetModRevision() {
 						t.Errorf("node %d reads %v, %v", n.ID, got, err)
 					}
@@ -138,7 +137,7 @@ func TestNothingAcknowledgedIsLost(t *testing.T) {
 		t.Fatalf("only %d writes were acknowledged after the leader was killed", after)
 	}
 	for _, a := range acks {
-		got, err := cl.Get(ctx, []byte(a.key), kvv1.Consistency_CONSISTENCY_LINEARIZABLE)
+		got, err := cl.Get(ctx, []byte(a.key), client.ReadLinearizable)
 		if err != nil || string(got.GetValue()) != a.value {
 			t.Fatalf("%s was acknowledged as %s and is %q, %v", a.key, a.value, got.GetValue(), err)
 		}
@@ -190,7 +189,7 @@ func TestForgottenNodeIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := cl.Get(ctx, []byte("k"), kvv1.Consistency_CONSISTENCY_LINEARIZABLE); err != nil || string(got.GetValue()) != "2" {
+	if got, err := cl.Get(ctx, []byte("k"), client.ReadLinearizable); err != nil || string(got.GetValue()) != "2" {
 		t.Errorf("k is %q, %v", got.GetValue(), err)
 	}
 	if s, err := c.Status(ctx, added); err != nil || s.GetLeaderId() == 0 {

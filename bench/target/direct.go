@@ -11,14 +11,16 @@ import (
 
 	"raftlab/bench/load"
 	"raftlab/kv"
+	"raftlab/kv/client"
 	"raftlab/kv/node"
 	"raftlab/kv/replica"
 )
 
-// direct proposes and reads on the leader in this process.
+// direct proposes on the leader in this process, and reads there or on all nodes.
 type direct struct {
 	nodes []*node.Node
-	stale bool
+	read  client.Read
+	turns atomic.Uint32 // of nodes that are read on
 }
 
 // Open implements load.Target.
@@ -37,6 +39,31 @@ func (t *direct) leader() *node.Node {
 		}
 	}
 	return nil
+}
+
+// reader is the node that answers gets, given the one that leads.
+func (t *direct) reader(leader *node.Node) *node.Node {
+	if !t.read.Spread() {
+		return leader
+	}
+	return t.nodes[int(t.turns.Add(1))%len(t.nodes)]
+}
+
+// await asks for the barrier that gets need, if any.
+func (t *direct) await(n *node.Node, w replica.ReadWaiter) {
+	var now bool
+	var err error
+	switch t.read {
+	case client.ReadStale:
+		now = true
+	case client.ReadLease:
+		now, err = n.Replica().ReadUnderLease(w)
+	case client.ReadLinearizable, client.ReadFollower:
+		err = n.Replica().Read(w)
+	}
+	if now || err != nil {
+		w.Ready(err)
+	}
 }
 
 type directSession struct {
@@ -100,11 +127,11 @@ func (s *directSession) Do(ctx context.Context, ops []load.Op, results []load.Re
 			return translate(err)
 		}
 	}
-	if reads && !s.target.stale {
+	reader := n
+	if reads {
+		reader = s.target.reader(n)
 		r.waiting.Add(1)
-		if err := n.Replica().Read(r); err != nil {
-			r.Ready(err)
-		}
+		s.target.await(reader, r)
 	}
 	r.finish()
 	select {
@@ -122,7 +149,7 @@ func (s *directSession) Do(ctx context.Context, ops []load.Op, results []load.Re
 			results[i] = load.Result{Err: translate(r.readable)}
 			continue
 		}
-		item, _, found := n.Store().Get(ops[i].Key)
+		item, _, found := reader.Store().Get(ops[i].Key)
 		results[i] = load.Result{ModRevision: item.ModRevision, Found: found}
 	}
 	return nil

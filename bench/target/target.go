@@ -44,8 +44,9 @@ type Options struct {
 	// OpsPerMessage is the number of operations a message at most. unary does one
 	// at a time and refuses more.
 	OpsPerMessage int
-	// Stale makes gets answer from the node's own state instead of linearizably.
-	Stale bool
+	// Read is what gets promise and who answers them, by the name of a client.Read;
+	// empty means linearizable.
+	Read string
 	// Stream makes wire and relay use the Stream RPC with one operation a message too, as
 	// the ceiling of pipeline; with more it always does.
 	Stream bool
@@ -56,6 +57,8 @@ type Options struct {
 	// MaxRequest and GRPCWindow are the nodes' knobs of those names, in bytes;
 	// 0 means the nodes' default.
 	MaxRequest, GRPCWindow int
+
+	read client.Read // Read, parsed
 }
 
 // New makes a target by its name. Nothing is dialled before the first session
@@ -70,6 +73,12 @@ func New(name string, o Options) (Target, error) {
 	if o.GRPCWindow == 0 {
 		o.GRPCWindow = int(defaults.GRPCWindow)
 	}
+	if o.Read != "" {
+		var err error
+		if o.read, err = client.ParseRead(o.Read); err != nil {
+			return nil, fmt.Errorf("target %s: %w", name, err)
+		}
+	}
 	if !slices.Contains(Names(), name) {
 		return nil, fmt.Errorf("target %q is not one of %s", name, strings.Join(Names(), ", "))
 	}
@@ -80,7 +89,7 @@ func New(name string, o Options) (Target, error) {
 		if len(o.Direct) == 0 {
 			return nil, fmt.Errorf("target direct needs the nodes in this process: topology in-process or in-process-grpc")
 		}
-		return &direct{nodes: o.Direct, stale: o.Stale}, nil
+		return &direct{nodes: o.Direct, read: o.read}, nil
 	}
 	if len(o.Endpoints) == 0 {
 		return nil, fmt.Errorf("target %s has no endpoints", name)

@@ -268,21 +268,25 @@ func TestClusterTargets(t *testing.T) {
 			nodes = append(nodes, n.Local())
 		}
 		for _, tt := range []struct {
-			name  string
-			ops   int
-			stale bool
+			name string
+			ops  int
+			read string
 		}{
-			{target.Unary, 1, false},
-			{target.Unary, 1, true},
-			{target.Pipeline, 1, false},
-			{target.Pipeline, 8, false},
-			{target.Pipeline, 8, true},
-			{target.Direct, 1, false},
-			{target.Direct, 8, false},
-			{target.Direct, 8, true},
+			{target.Unary, 1, ""},
+			{target.Unary, 1, "lease"},
+			{target.Unary, 1, "follower"},
+			{target.Unary, 1, "stale"},
+			{target.Pipeline, 1, "linearizable"},
+			{target.Pipeline, 8, "lease"},
+			{target.Pipeline, 8, "follower"},
+			{target.Pipeline, 8, "stale"},
+			{target.Direct, 1, ""},
+			{target.Direct, 8, "lease"},
+			{target.Direct, 8, "follower"},
+			{target.Direct, 8, "stale"},
 		} {
 			o := target.Options{
-				Endpoints: c.Endpoints(), Dialer: c.Dialer(), Conns: 2, OpsPerMessage: tt.ops, Stale: tt.stale, Direct: nodes,
+				Endpoints: c.Endpoints(), Dialer: c.Dialer(), Conns: 2, OpsPerMessage: tt.ops, Read: tt.read, Direct: nodes,
 			}
 			tg, err := target.New(tt.name, o)
 			if err != nil {
@@ -297,10 +301,10 @@ func TestClusterTargets(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", tt.name, err)
 			}
-			if r.Operations == 0 || r.Errors != 0 || r.Missing != 0 {
+			if r.Operations == 0 || r.Errors != 0 || r.Missing != 0 && tt.read != "stale" {
 				t.Errorf("%s %+v: %d operations, %v, %d missing", topology, tt, r.Operations, r.ErrorsByCode, r.Missing)
 			}
-			verify(t, tg, r)
+			verify(t, tg, r, tt.read == "stale")
 			if err := tg.Close(); err != nil {
 				t.Error(err)
 			}
@@ -308,8 +312,8 @@ func TestClusterTargets(t *testing.T) {
 	}
 }
 
-// verify reads every key back.
-func verify(t *testing.T, tg target.Target, r *load.Recording) {
+// verify reads every key back; stale reads may come to it late.
+func verify(t *testing.T, tg target.Target, r *load.Recording, stale bool) {
 	t.Helper()
 	s, err := tg.Open(t.Context(), 0)
 	if err != nil {
@@ -317,10 +321,96 @@ func verify(t *testing.T, tg target.Target, r *load.Recording) {
 	}
 	defer s.Close() //nolint:errcheck // not what is tested
 	for i, revision := range r.Acked {
-		got := do(t, s, load.Op{Kind: load.Get, Key: r.Config.AppendKey(nil, i)})[0]
+		read := func() load.Result { return do(t, s, load.Op{Kind: load.Get, Key: r.Config.AppendKey(nil, i)})[0] }
+		got := read()
+		for deadline := time.Now().Add(10 * time.Second); stale && got.ModRevision < revision && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+			got = read()
+		}
 		if got.Err != nil || !got.Found || got.ModRevision < revision {
 			t.Errorf("key %d: %+v, acknowledged at %d", i, got, revision)
 		}
+	}
+}
+
+// Which nodes hear of gets, for each way to read.
+func TestReadsAreSharedOut(t *testing.T) {
+	c, err := cluster.Start(t.Context(), cluster.Config{Topology: cluster.InProcessGRPC, Nodes: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // not what is tested
+	var nodes []*node.Node
+	for _, n := range c.Nodes() {
+		nodes = append(nodes, n.Local())
+	}
+	count := func(name string) (of []uint64) {
+		for _, n := range c.Nodes() {
+			st, err := c.Status(t.Context(), n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			of = append(of, st.GetCounters()[name])
+		}
+		return of
+	}
+	const gets = 30
+	for _, name := range []string{target.Unary, target.Pipeline, target.Direct} {
+		for read, counters := range map[string][]string{
+			"linearizable": {"reads"}, "follower": {"reads"}, "lease": {"lease_reads", "lease_fallbacks"}, "stale": nil,
+		} {
+			ops := 1
+			if name != target.Unary {
+				ops = 2
+			}
+			tg, err := target.New(name, target.Options{
+				Endpoints: c.Endpoints(), Dialer: c.Dialer(), OpsPerMessage: ops, Read: read, Direct: nodes,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := make(map[string][]uint64)
+			for _, counter := range []string{"reads", "lease_reads", "lease_fallbacks"} {
+				before[counter] = count(counter)
+			}
+			for session := range 3 { // a pipeline has one node for its gets
+				s, err := tg.Open(t.Context(), session)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range gets / 3 {
+					message := []load.Op{put("a", "1"), get("a")}[2-ops:]
+					for _, r := range do(t, s, message...) {
+						if r.Err != nil {
+							t.Fatalf("%s %s: %v", name, read, r.Err)
+						}
+					}
+				}
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := tg.Close(); err != nil {
+				t.Error(err)
+			}
+			total, nodesAsked := uint64(0), 0
+			for _, counter := range counters {
+				for i, n := range count(counter) {
+					if n -= before[counter][i]; n > 0 {
+						total += n
+						nodesAsked++
+					}
+				}
+			}
+			want := map[string]int{"linearizable": 1, "follower": 3, "stale": 0}
+			if nodes, known := want[read]; known && nodesAsked != nodes || total != gets && read != "stale" {
+				t.Errorf("%s %s: %d gets at %d nodes", name, read, total, nodesAsked)
+			}
+		}
+	}
+	_, err = target.New(target.Unary, target.Options{Endpoints: c.Endpoints(), Read: "dirty"})
+	if want := `target unary: read "dirty" is not one of linearizable, lease, follower, stale`; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

@@ -56,7 +56,7 @@ func (t *wire) Open(ctx context.Context, _ int) (load.Session, error) {
 	}
 	if !t.options.Stream && t.options.OpsPerMessage == 1 {
 		s := &wireUnary{conn: conn, calls: calls}
-		s.getRequest.Consistency = consistency(t.options.Stale)
+		s.getRequest.Consistency = t.options.read.Consistency()
 		return s, nil
 	}
 	s := &wireStream{conn: conn, calls: calls, operations: newRequest(t.options)}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
+	"raftlab/kv/client"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
@@ -31,24 +33,32 @@ func putCommand(opts *globalOptions) *cobra.Command {
 	}
 }
 
-// consistency is what a read promises by its --stale flag.
-func consistency(stale bool) kvv1.Consistency {
-	if stale {
-		return kvv1.Consistency_CONSISTENCY_STALE
+// readFlag adds the --read flag of a command.
+func readFlag(cmd *cobra.Command) (parse func() (client.Read, error)) {
+	name := cmd.Flags().String("read", client.ReadLinearizable.String(),
+		"`HOW` to read: "+strings.Join(client.ReadNames(), ", ")+
+			"; all but stale see every acknowledged write, follower and stale ask any node, lease trusts the leader's clock")
+	return func() (client.Read, error) {
+		how, err := client.ParseRead(*name)
+		if err != nil {
+			return 0, usageErrorf("%w", err)
+		}
+		return how, nil
 	}
-	return kvv1.Consistency_CONSISTENCY_LINEARIZABLE
 }
 
-const staleUsage = "answer from the asked node's own state, however old"
-
 func getCommand(opts *globalOptions) *cobra.Command {
-	var stale bool
+	var parseRead func() (client.Read, error)
 	cmd := &cobra.Command{
 		Use:   "get KEY",
 		Short: "Write a key's value to standard output, as it is; exit 4 if there is none",
 		Args:  cobra.ExactArgs(1),
 		RunE: withClient(opts, func(ctx context.Context, s *session, args []string) error {
-			r, err := s.Get(ctx, []byte(args[0]), consistency(stale))
+			how, err := parseRead()
+			if err != nil {
+				return err
+			}
+			r, err := s.Get(ctx, []byte(args[0]), how)
 			if err != nil {
 				return err
 			}
@@ -61,7 +71,7 @@ func getCommand(opts *globalOptions) *cobra.Command {
 			return nil
 		}),
 	}
-	cmd.Flags().BoolVar(&stale, "stale", false, staleUsage)
+	parseRead = readFlag(cmd)
 	return cmd
 }
 
@@ -134,7 +144,7 @@ func mismatch(key string, found bool, version uint64) error {
 
 func scanCommand(opts *globalOptions) *cobra.Command {
 	var limit uint32
-	var stale bool
+	var parseRead func() (client.Read, error)
 	cmd := &cobra.Command{
 		Use:   "scan PREFIX",
 		Short: "Print the keys with a prefix, in order; PREFIX \"\" is all",
@@ -144,9 +154,13 @@ break or bytes that can't be printed is quoted as in Go. With -o json, one objec
 a line.`,
 		Args: cobra.ExactArgs(1),
 		RunE: withClient(opts, func(ctx context.Context, s *session, args []string) error {
+			how, err := parseRead()
+			if err != nil {
+				return err
+			}
 			left := limit
-			req := &kvv1.ScanRequest{Prefix: []byte(args[0]), Limit: limit, Consistency: consistency(stale)}
-			for item, err := range s.Scan(ctx, req) {
+			req := &kvv1.ScanRequest{Prefix: []byte(args[0]), Limit: limit}
+			for item, err := range s.Scan(ctx, req, how) {
 				if err != nil {
 					return err
 				}
@@ -161,7 +175,7 @@ a line.`,
 		}),
 	}
 	cmd.Flags().Uint32Var(&limit, "limit", 0, "print at most `N` keys (0: all)")
-	cmd.Flags().BoolVar(&stale, "stale", false, staleUsage)
+	parseRead = readFlag(cmd)
 	return cmd
 }
 

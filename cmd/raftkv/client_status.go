@@ -28,12 +28,7 @@ func statusCommand(opts *globalOptions) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var st *clusterv1.StatusResponse
-			for _, e := range endpoints {
-				if st, err = s.Status(ctx, e, withHash); err == nil {
-					break
-				}
-			}
+			st, err := s.FirstStatus(ctx, endpoints, withHash)
 			if err != nil {
 				return err
 			}

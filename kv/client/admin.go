@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"errors"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 
@@ -97,6 +99,28 @@ func (c *Client) Status(ctx context.Context, address string, withHash bool) (*cl
 		return nil, e
 	}
 	return resp, nil
+}
+
+// FirstStatus is the Status of the first of these addresses that answers. When
+// none does, the error says why of each.
+func (c *Client) FirstStatus(ctx context.Context, addresses []string, withHash bool) (*clusterv1.StatusResponse, error) {
+	var (
+		st  *clusterv1.StatusResponse
+		err error
+		why []string
+	)
+	for _, address := range addresses {
+		if st, err = c.Status(ctx, address, withHash); err == nil {
+			return st, nil
+		}
+		if e, ok := errors.AsType[*Error](err); ok && e.unconnected {
+			why = append(why, address+": "+unconnected(address, e))
+		}
+	}
+	if len(why) > 0 && len(why) == len(addresses) {
+		return nil, notSent(methodStatus.name, codes.Unavailable, "no node answers: %s", strings.Join(why, ", "))
+	}
+	return nil, err
 }
 
 // Describe asks the node at an address, the first endpoint if empty, who it

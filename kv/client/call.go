@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -45,8 +46,25 @@ type method struct {
 // safe, until it is answered or ctx, or Config.RetryTime, runs out. It returns
 // nil or an *Error.
 func (c *Client) call(ctx context.Context, m method, req, resp proto.Message) error {
-	_, err := c.retry(ctx, m, nil, req, resp)
+	_, err := c.retry(ctx, m, destination{}, req, resp)
 	return err
+}
+
+// destination is where a call goes: to one node, to all nodes in turn, or to the
+// one believed to lead.
+type destination struct {
+	pinned *node
+	spread bool
+}
+
+func (c *Client) pick(to destination) *node {
+	switch {
+	case to.pinned != nil:
+		return to.pinned
+	case to.spread:
+		return c.router.spread()
+	}
+	return c.router.target.Load()
 }
 
 // callAt is call with one node that alone can answer.
@@ -55,7 +73,7 @@ func (c *Client) callAt(ctx context.Context, m method, address string, req, resp
 	if err != nil {
 		return notSent(m.name, codes.InvalidArgument, "%v", err)
 	}
-	_, err = c.retry(ctx, m, n, req, resp)
+	_, err = c.retry(ctx, m, destination{pinned: n}, req, resp)
 	return err
 }
 
@@ -67,27 +85,28 @@ func (c *Client) node(address string) (*node, error) {
 	return c.router.at(address)
 }
 
-// retry is the loop of call and callAt; pinned is nil for call. It also returns
-// the node that answered.
-func (c *Client) retry(ctx context.Context, m method, pinned *node, req, resp proto.Message) (*node, error) {
+// retry is the loop of every call. It also returns the node that answered.
+func (c *Client) retry(ctx context.Context, m method, to destination, req, resp proto.Message) (*node, error) {
 	if size := proto.Size(req); size > c.cfg.MaxRequest {
 		return nil, c.tooLarge(m.name, size)
 	}
 	var p patience
 	maybe := false // an attempt before may have been applied
 	for {
-		n := pinned
-		if n == nil {
-			n = c.router.target.Load()
-		}
+		n := c.pick(to)
 		e := c.try(ctx, m, n, req, resp)
 		if e == nil {
+			n.answered()
 			return n, nil
 		}
 		again := e.retryable() || m.kind == once && e.Code == codes.Unavailable
-		followed := pinned == nil && again && c.turn(n, e)
+		followed := again && c.turn(n, to, e)
 		maybe = maybe || e.Applied == unknown
-		if !again || !p.wait(ctx, c, followed) {
+		silent := p.silent(c, to, n, e)
+		if silent != "" {
+			e = notSent(m.name, codes.Unavailable, "no node answers: %s", silent)
+		}
+		if silent != "" || !again || !p.wait(ctx, c, followed) {
 			if maybe {
 				e.Applied = unknown
 			}
@@ -106,13 +125,19 @@ func (c *Client) try(ctx context.Context, m method, n *node, req, resp proto.Mes
 	if err == nil {
 		return nil
 	}
-	return c.newError(m.name, m.kind, err, sent)
+	e := c.newError(m.name, m.kind, err, sent)
+	e.unconnected = !sent && e.Code == codes.Unavailable
+	return e
 }
 
 // turn points later attempts to where they have a better chance than at n. It
 // reports whether a leader was named.
-func (c *Client) turn(n *node, e *Error) (followed bool) {
+func (c *Client) turn(n *node, to destination, e *Error) (followed bool) {
+	if e.Code == codes.Unavailable {
+		n.failed()
+	}
 	switch {
+	case to.pinned != nil, to.spread:
 	case e.NotLeader && c.router.follow(n, e.LeaderAddress):
 		return true
 	case e.NotLeader, e.Code == codes.Unavailable:
@@ -130,6 +155,45 @@ type patience struct {
 	start    time.Time
 	delay    time.Duration
 	followed int
+	// Why there is no connection, by address; empty once any node answers.
+	unconnected map[string]string
+	silence     time.Time // since when
+}
+
+// silent tells why, when no node could be connected to for too long.
+func (p *patience) silent(c *Client, to destination, n *node, e *Error) string {
+	if !e.unconnected || c.cfg.UnreachableTime <= 0 {
+		p.unconnected = nil
+		return ""
+	}
+	if p.unconnected == nil {
+		p.unconnected, p.silence = map[string]string{}, time.Now()
+	}
+	p.unconnected[n.address] = unconnected(n.address, e)
+	if time.Since(p.silence) < c.cfg.UnreachableTime {
+		return ""
+	}
+	addresses := []string{n.address}
+	if to.pinned == nil {
+		addresses = c.router.addresses()
+	}
+	var all []string
+	for _, a := range addresses {
+		why, ok := p.unconnected[a]
+		if !ok {
+			return "" // it has not been tried yet
+		}
+		all = append(all, a+": "+why)
+	}
+	return strings.Join(all, ", ")
+}
+
+// unconnected is the reason in an error of a connection that was not made,
+// without what its address already says.
+func unconnected(address string, e *Error) string {
+	why := plain(e.status.Message())
+	why = strings.TrimPrefix(why, "dial tcp "+address+": ")
+	return strings.TrimPrefix(why, "connect: ")
 }
 
 const (

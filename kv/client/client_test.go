@@ -307,7 +307,7 @@ func TestScan(t *testing.T) {
 		}
 	}
 	scan := func() (keys []string, err error) {
-		for item, err := range c.Scan(ctx, &kvv1.ScanRequest{Prefix: []byte("s/"), Limit: 10}) {
+		for item, err := range c.Scan(ctx, &kvv1.ScanRequest{Prefix: []byte("s/"), Limit: 10}, lin) {
 			if err != nil {
 				return keys, err
 			}
@@ -328,7 +328,7 @@ func TestScan(t *testing.T) {
 	// to the node that gave it.
 	moved := false
 	keys = nil
-	for item, err := range c.Scan(ctx, &kvv1.ScanRequest{Prefix: []byte("s/"), Limit: 10}) {
+	for item, err := range c.Scan(ctx, &kvv1.ScanRequest{Prefix: []byte("s/"), Limit: 10}, lin) {
 		if err != nil {
 			t.Fatal(err)
 		}

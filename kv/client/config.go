@@ -27,6 +27,10 @@ type Config struct {
 	// begins another attempt; with a deadline that alone counts. Default 10 s;
 	// negative: every call has one attempt.
 	RetryTime time.Duration
+	// UnreachableTime is how long a call goes on while none of the nodes can be
+	// connected to; then it fails with "no node answers". Default, and when
+	// negative: as long as other retries do.
+	UnreachableTime time.Duration
 	// RefreshInterval is how often the addresses of the cluster's nodes are asked
 	// for. Default 5 s; negative: never, Endpoints and what NotLeader answers name
 	// is all that is known.

@@ -37,6 +37,11 @@
 // it was given. Init, Status, Describe and Snapshot are about one node and go
 // there.
 //
+// # Reads
+//
+// A [Read] says what a read promises and where it goes: to the leader, or to the
+// nodes in turn, of which those that failed a moment ago are left out.
+//
 // # Pipelines
 //
 // A unary call costs far more than the operation it carries. A Pipeline has many

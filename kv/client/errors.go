@@ -37,6 +37,7 @@ type Error struct {
 	status *status.Status
 	// The node itself gave the outcome; a status made by gRPC has none.
 	outcomeTold bool
+	unconnected bool // there was no connection to send it on
 }
 
 // Error says which call failed, why, and whether it may have been applied.

@@ -33,7 +33,7 @@ func Example() {
 		}
 		return
 	}
-	r, err := c.Get(ctx, []byte("greeting"), kvv1.Consistency_CONSISTENCY_LINEARIZABLE)
+	r, err := c.Get(ctx, []byte("greeting"), client.ReadLinearizable)
 	if err != nil {
 		fmt.Println(err)
 		return

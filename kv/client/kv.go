@@ -27,12 +27,13 @@ func (c *Client) Put(ctx context.Context, key, value []byte) (*kvv1.WriteRespons
 	return resp, nil
 }
 
-// Get reads a key; a missing one is an answer, with Found false. The read is
-// answered by the node that calls go to: the leader once there was a write,
-// before that the first endpoint. With CONSISTENCY_STALE it may be of any age.
-func (c *Client) Get(ctx context.Context, key []byte, consistency kvv1.Consistency) (*kvv1.GetResponse, error) {
+// Get reads a key; a missing one is an answer, with Found false. A linearizable
+// read goes to the node believed to lead, and where that is wrong, is answered
+// all the same, by way of the leader.
+func (c *Client) Get(ctx context.Context, key []byte, how Read) (*kvv1.GetResponse, error) {
 	resp := &kvv1.GetResponse{}
-	if err := c.call(ctx, methodGet, &kvv1.GetRequest{Key: key, Consistency: consistency}, resp); err != nil {
+	req := &kvv1.GetRequest{Key: key, Consistency: how.Consistency()}
+	if _, err := c.retry(ctx, methodGet, destination{spread: how.Spread()}, req, resp); err != nil {
 		return nil, err
 	}
 	return resp, nil
@@ -69,18 +70,22 @@ func (c *Client) Batch(ctx context.Context, operations []*kvv1.Operation) (*kvv1
 
 // ScanPage reads one page, and returns with it the address of the node that
 // answered. A page token is good only there, so the next page is asked for with
-// that address; an empty address lets the client choose the node.
-func (c *Client) ScanPage(ctx context.Context, req *kvv1.ScanRequest, address string) (*kvv1.ScanResponse, string, error) {
-	var pinned *node
+// that address; an empty address lets the client choose the node, as
+// how says, whose consistency it has instead of req's. req is not changed.
+func (c *Client) ScanPage(ctx context.Context, req *kvv1.ScanRequest, how Read, address string) (*kvv1.ScanResponse, string, error) {
+	to := destination{spread: how.Spread()}
 	if address != "" {
 		n, err := c.router.at(address)
 		if err != nil {
 			return nil, "", notSent(methodScan.name, codes.InvalidArgument, "%v", err)
 		}
-		pinned = n
+		to.pinned = n
 	}
 	resp := &kvv1.ScanResponse{}
-	n, err := c.retry(ctx, methodScan, pinned, req, resp)
+	n, err := c.retry(ctx, methodScan, to, &kvv1.ScanRequest{
+		Prefix: req.GetPrefix(), Start: req.GetStart(), End: req.GetEnd(), Limit: req.GetLimit(),
+		PageToken: req.GetPageToken(), Consistency: how.Consistency(),
+	}, resp)
 	if err != nil {
 		return nil, "", err
 	}
@@ -90,16 +95,15 @@ func (c *Client) ScanPage(ctx context.Context, req *kvv1.ScanRequest, address st
 // Scan yields the keys that req selects, in order, from one consistent
 // snapshot, page by page; req.Limit is the size of a page. A failure is yielded
 // last, with a nil item: the keys before it are good, a new Scan sees a newer
-// snapshot. req is not changed.
-func (c *Client) Scan(ctx context.Context, req *kvv1.ScanRequest) iter.Seq2[*kvv1.KeyValue, error] {
+// snapshot. req is not changed, and its consistency is not looked at: how says it.
+func (c *Client) Scan(ctx context.Context, req *kvv1.ScanRequest, how Read) iter.Seq2[*kvv1.KeyValue, error] {
 	return func(yield func(*kvv1.KeyValue, error) bool) {
 		page := &kvv1.ScanRequest{
-			Prefix: req.GetPrefix(), Start: req.GetStart(), End: req.GetEnd(), Limit: req.GetLimit(),
-			PageToken: req.GetPageToken(), Consistency: req.GetConsistency(),
+			Prefix: req.GetPrefix(), Start: req.GetStart(), End: req.GetEnd(), Limit: req.GetLimit(), PageToken: req.GetPageToken(),
 		}
 		address := ""
 		for {
-			resp, answered, err := c.ScanPage(ctx, page, address)
+			resp, answered, err := c.ScanPage(ctx, page, how, address)
 			if err != nil {
 				yield(nil, err)
 				return

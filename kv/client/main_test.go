@@ -17,8 +17,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	no      = kvv1.Applied_APPLIED_NO
 	unknown = kvv1.Applied_APPLIED_UNKNOWN
-	stale   = kvv1.Consistency_CONSISTENCY_STALE
-	lin     = kvv1.Consistency_CONSISTENCY_UNSPECIFIED
+	stale   = client.ReadStale
+	lin     = client.ReadLinearizable
 )
 
 // open makes a client of the given nodes of a cluster, all without any.

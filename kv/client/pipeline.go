@@ -17,6 +17,7 @@ import (
 // goroutine; each Pipeline has a stream of its own.
 type Pipeline struct {
 	client    *Client
+	to        destination
 	life      context.Context // ends with Close
 	cancel    context.CancelFunc
 	numbers   atomic.Uint64
@@ -26,10 +27,21 @@ type Pipeline struct {
 	opening chan struct{} // capacity 1: a lock that a context can leave
 }
 
-// NewPipeline opens a pipeline; ctx bounds the opening only. It ends with Close
-// or with the client.
+// NewPipeline opens a pipeline to the leader; ctx bounds the opening only. It
+// ends with Close or with the client.
 func (c *Client) NewPipeline(ctx context.Context) (*Pipeline, error) {
-	p := &Pipeline{client: c, opening: make(chan struct{}, 1)}
+	return c.newPipeline(ctx, destination{})
+}
+
+// NewReadPipeline is NewPipeline for gets as how says. Where that is spread, each
+// pipeline goes to the next node, and to another when that one fails; writes are
+// refused there but by the leader. The gets' own consistency is what counts.
+func (c *Client) NewReadPipeline(ctx context.Context, how Read) (*Pipeline, error) {
+	return c.newPipeline(ctx, destination{spread: how.Spread()})
+}
+
+func (c *Client) newPipeline(ctx context.Context, to destination) (*Pipeline, error) {
+	p := &Pipeline{client: c, to: to, opening: make(chan struct{}, 1)}
 	p.exchanges.New = func() any { return &exchange{done: make(chan struct{}, 1)} }
 	p.life, p.cancel = context.WithCancel(c.ctx)
 	var wait patience
@@ -216,7 +228,7 @@ func (p *Pipeline) exchange(ctx context.Context, operations []*kvv1.Operation) (
 		if e := operationError(operations[i].GetKind(), r.Error); e.NotLeader || e.Code == codes.Unavailable {
 			s.retire()
 			p.current.CompareAndSwap(s, nil)
-			return results, p.client.turn(s.node, e), nil
+			return results, p.client.turn(s.node, p.to, e), nil
 		}
 	}
 	return results, false, nil
@@ -252,10 +264,10 @@ func (p *Pipeline) open(ctx context.Context) (s *stream, followed bool, e *Error
 	if p.life.Err() != nil {
 		return nil, false, notSent("Stream", codes.Canceled, "the pipeline is closed")
 	}
-	n := p.client.router.target.Load()
-	s, e = p.client.openStream(ctx, p.life, n)
+	n := p.client.pick(p.to)
+	s, e = p.client.openStream(ctx, p.life, n, p.to)
 	if e != nil {
-		return nil, e.retryable() && p.client.turn(n, e), e
+		return nil, e.retryable() && p.client.turn(n, p.to, e), e
 	}
 	p.current.Store(s)
 	return s, false, nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
@@ -19,6 +20,32 @@ type node struct {
 	address string
 	conns   []*grpc.ClientConn
 	next    atomic.Uint32
+	made    time.Time    // what down counts from
+	down    atomic.Int64 // nanoseconds: spread reads skip the node until then; 0 after an answer
+}
+
+// downTime is how long a node that failed is not asked by spread reads.
+const downTime = time.Second
+
+func (n *node) failed() { n.down.Store(int64(time.Since(n.made) + downTime)) }
+
+func (n *node) answered() {
+	if n.down.Load() != 0 {
+		n.down.Store(0)
+	}
+}
+
+// isDown tells that the node failed and there is no sign of life since.
+func (n *node) isDown() bool {
+	until := n.down.Load()
+	if until == 0 {
+		return false
+	}
+	if int64(time.Since(n.made)) < until {
+		return true
+	}
+	state := n.conns[0].GetState()
+	return state == connectivity.TransientFailure || state == connectivity.Connecting
 }
 
 // conn takes the connections in turn.
@@ -34,6 +61,8 @@ func (n *node) conn() *grpc.ClientConn {
 type router struct {
 	dial   func(address string) ([]*grpc.ClientConn, error)
 	target atomic.Pointer[node]
+	all    atomic.Pointer[[]*node] // those of ring
+	turns  atomic.Uint32           // of spread
 
 	mu        sync.Mutex
 	closed    bool
@@ -56,6 +85,7 @@ func newRouter(endpoints []string, dial func(string) ([]*grpc.ClientConn, error)
 		return nil, err
 	}
 	r.target.Store(first)
+	r.spreadOver(r.ring)
 	return r, nil
 }
 
@@ -79,7 +109,7 @@ func (r *router) atLocked(address string) (*node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: endpoint %q: %w", address, err)
 	}
-	n := &node{address: address, conns: conns}
+	n := &node{address: address, conns: conns, made: time.Now()}
 	r.nodes[address] = n
 	return n, nil
 }
@@ -128,8 +158,45 @@ func (r *router) learn(m *kvv1.Membership) {
 			ring = append(ring, a)
 		}
 	}
-	r.ring = ring
+	if !slices.Equal(r.ring, ring) {
+		r.ring = ring
+		r.spreadOver(ring)
+	}
 	r.cursor %= len(ring)
+}
+
+// spreadOver makes these addresses the ones that spread takes in turn. r.mu is
+// held, or r not yet shared.
+func (r *router) spreadOver(ring []string) {
+	all := make([]*node, 0, len(ring))
+	for _, address := range ring {
+		if n, err := r.atLocked(address); err == nil {
+			all = append(all, n)
+		}
+	}
+	if len(all) > 0 {
+		r.all.Store(&all)
+	}
+}
+
+// spread takes the nodes in turn, but for those that are down while others are
+// not.
+func (r *router) spread() *node {
+	all := *r.all.Load()
+	first := int(r.turns.Add(1))
+	for i := range all {
+		if n := all[(first+i)%len(all)]; !n.isDown() {
+			return n
+		}
+	}
+	return all[first%len(all)]
+}
+
+// addresses are those that calls turn to.
+func (r *router) addresses() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.ring)
 }
 
 func (r *router) close() {
@@ -144,14 +211,17 @@ func (r *router) close() {
 	}
 }
 
-// Refresh asks the present target for the cluster's members, so that the
-// client finds its way when every endpoint it was given is gone.
+// Refresh asks the present target who leads and for the cluster's members, so
+// that reads find the leader without a write before them, and the client its way
+// when every endpoint it was given is gone.
 func (c *Client) Refresh(ctx context.Context) error {
-	st, err := c.Status(ctx, c.router.target.Load().address, false)
+	n := c.router.target.Load()
+	st, err := c.Status(ctx, n.address, false)
 	if err != nil {
 		return err
 	}
 	c.router.learn(st.GetMembership())
+	c.router.follow(n, st.GetLeaderAddress())
 	return nil
 }
 

@@ -52,6 +52,7 @@ const (
 type stream struct {
 	client *Client
 	node   *node
+	to     destination
 	rpc    grpc.ClientStream
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -68,7 +69,7 @@ var streamDescription = grpc.StreamDesc{StreamName: "Stream", ClientStreams: tru
 
 // openStream opens a stream to n. The stream ends with life; ctx bounds the
 // opening only. Nothing is sent on failure.
-func (c *Client) openStream(ctx, life context.Context, n *node) (*stream, *Error) {
+func (c *Client) openStream(ctx, life context.Context, n *node, to destination) (*stream, *Error) {
 	streamCtx, cancel := context.WithCancel(life)
 	stop := context.AfterFunc(ctx, cancel)
 	options := append([]grpc.CallOption{grpc.ForceCodecV2(newEncodedCodec())}, c.callOptions...)
@@ -84,7 +85,7 @@ func (c *Client) openStream(ctx, life context.Context, n *node) (*stream, *Error
 		return nil, c.newError("Stream", write, err, false)
 	}
 	s := &stream{
-		client: c, node: n, rpc: rpc, ctx: streamCtx, cancel: cancel,
+		client: c, node: n, to: to, rpc: rpc, ctx: streamCtx, cancel: cancel,
 		wake: make(chan struct{}, 1), pending: map[uint64]*exchange{},
 	}
 	if !c.run(s.receive) || !c.run(s.send) {
@@ -279,7 +280,7 @@ func (s *stream) fail(err error) {
 		unsent.Code = codes.Unavailable
 	}
 	if !s.retired {
-		s.client.turn(s.node, e)
+		s.client.turn(s.node, s.to, e)
 	}
 	for _, x := range s.pending {
 		switch x.stage {

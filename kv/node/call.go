@@ -12,6 +12,7 @@ import (
 type consensus interface {
 	Propose([]replica.Proposal) error
 	Read(replica.ReadWaiter) error
+	ReadUnderLease(replica.ReadWaiter) (now bool, err error)
 }
 
 // call waits for one command or one read. Calls are pooled: at a hundred
@@ -71,13 +72,15 @@ func propose(ctx context.Context, r consensus, cmd kv.Command) (kv.Result, error
 	}
 }
 
-// barrier returns once the store shows every write acknowledged before now.
-func barrier(ctx context.Context, r consensus) error {
+// barrier returns once the store shows every write acknowledged before now; with
+// lease, on the leader only, and at once while it has its lease.
+func barrier(ctx context.Context, r consensus, lease bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	c := calls.Get().(*call)
-	if err := r.Read(c); err != nil {
+	now, err := ask(r, c, lease)
+	if now || err != nil {
 		c.release()
 		return err
 	}
@@ -89,4 +92,13 @@ func barrier(ctx context.Context, r consensus) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// ask asks for a barrier; with now true there is nothing to wait for, and the
+// waiter does not hear.
+func ask(r consensus, w replica.ReadWaiter, lease bool) (now bool, err error) {
+	if lease {
+		return r.ReadUnderLease(w)
+	}
+	return false, r.Read(w)
 }

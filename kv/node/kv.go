@@ -63,7 +63,7 @@ func (s *kvService) await(ctx context.Context, c kvv1.Consistency) error {
 	if c == kvv1.Consistency_CONSISTENCY_STALE {
 		return ctx.Err()
 	}
-	return barrier(ctx, s.replica)
+	return barrier(ctx, s.replica, c == kvv1.Consistency_CONSISTENCY_LEASE)
 }
 
 // Delete implements KV.

@@ -29,6 +29,7 @@ type fakeReplica struct {
 	admit func([]replica.Proposal) error // refuses a call of Propose
 	fate  func(*kv.Command) error        // fails one command
 	read  func(replica.ReadWaiter) error
+	lease func(replica.ReadWaiter) (bool, error)
 	hold  bool // never answer writes
 }
 
@@ -69,6 +70,13 @@ func (f *fakeReplica) Read(w replica.ReadWaiter) error {
 	}
 	w.Ready(nil)
 	return nil
+}
+
+func (f *fakeReplica) ReadUnderLease(w replica.ReadWaiter) (bool, error) {
+	if f.lease != nil {
+		return f.lease(w)
+	}
+	return true, nil
 }
 
 func newTestService(t *testing.T) (*kvService, *fakeReplica) {
@@ -115,7 +123,7 @@ func TestBadRequests(t *testing.T) {
 		{"get of no known consistency", func() error {
 			_, err := s.Get(ctx, &kvv1.GetRequest{Key: []byte("a"), Consistency: 9})
 			return err
-		}, "consistency 9 is not one of linearizable (1), stale (2)"},
+		}, "consistency 9 is not one of linearizable (1), stale (2), lease (3)"},
 		{"delete without a key", func() error { _, err := s.Delete(ctx, &kvv1.DeleteRequest{}); return err }, "key is empty; it needs at least 1 byte"},
 		{"swap of a long key", func() error {
 			_, err := s.CompareAndSwap(ctx, &kvv1.CompareAndSwapRequest{Key: long})
@@ -135,7 +143,7 @@ func TestBadRequests(t *testing.T) {
 		}, "operations[0]: key is empty; it needs at least 1 byte"},
 		{"scan of prefix and start", func() error { return scan(&kvv1.ScanRequest{Prefix: []byte("a"), Start: []byte("b")}) }, `prefix "a" cannot be combined with start or end`},
 		{"scan to a long end", func() error { return scan(&kvv1.ScanRequest{End: long}) }, "end of 65537 bytes exceeds the limit of 65536 bytes"},
-		{"scan of no known consistency", func() error { return scan(&kvv1.ScanRequest{Consistency: -1}) }, "consistency -1 is not one of linearizable (1), stale (2)"},
+		{"scan of no known consistency", func() error { return scan(&kvv1.ScanRequest{Consistency: -1}) }, "consistency -1 is not one of linearizable (1), stale (2), lease (3)"},
 		{"scan with a damaged token", func() error { return scan(&kvv1.ScanRequest{PageToken: []byte("x")}) }, "page_token is not one that Scan gave out"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -211,6 +219,36 @@ func TestStaleReadAsksNobody(t *testing.T) {
 	}
 	if _, err := s.Get(t.Context(), &kvv1.GetRequest{Key: []byte("k")}); err == nil {
 		t.Error("the default read did not ask for a barrier")
+	}
+}
+
+// A lease read goes on at once while the lease lasts, waits where it does not, and
+// is refused with the leader's address where another node leads.
+func TestLeaseRead(t *testing.T) {
+	s, f := newTestService(t)
+	put(t, s, "k", "v")
+	f.read = func(replica.ReadWaiter) error { return errors.New("asked for a round") }
+	held := make(chan replica.ReadWaiter, 1)
+	for name, lease := range map[string]func(replica.ReadWaiter) (bool, error){
+		"held":   nil,
+		"waited": func(w replica.ReadWaiter) (bool, error) { held <- w; return false, nil },
+	} {
+		f.lease = lease
+		if name == "waited" {
+			go func() { (<-held).Ready(nil) }()
+		}
+		resp, err := s.Get(t.Context(), &kvv1.GetRequest{Key: []byte("k"), Consistency: kvv1.Consistency_CONSISTENCY_LEASE})
+		if err != nil || string(resp.GetValue()) != "v" {
+			t.Errorf("%s: %v, %v", name, resp, err)
+		}
+	}
+	f.lease = func(replica.ReadWaiter) (bool, error) { return false, replica.ErrNotLeader }
+	_, get := s.Get(t.Context(), &kvv1.GetRequest{Key: []byte("k"), Consistency: kvv1.Consistency_CONSISTENCY_LEASE})
+	_, scan := s.Scan(t.Context(), &kvv1.ScanRequest{Consistency: kvv1.Consistency_CONSISTENCY_LEASE})
+	for _, err := range []error{get, scan} {
+		if code, applied, leader := outcome(err); code != codes.FailedPrecondition || applied != kvv1.Applied_APPLIED_NO || leader.GetLeaderAddress() != "127.0.0.1:2" {
+			t.Errorf("where another node leads: %v", err)
+		}
 	}
 }
 

@@ -120,6 +120,38 @@ func startCluster(t *testing.T, n int, set func(*Options)) []*member {
 	return members
 }
 
+// A lease read on a real cluster: refused by followers, and soon without rounds.
+func TestLeaseReadOfACluster(t *testing.T) {
+	members := startCluster(t, 3, nil)
+	leader, others := leaderOf(t, members)
+	ctx := within(t, 30*time.Second)
+	req := &kvv1.GetRequest{Key: []byte("k"), Consistency: kvv1.Consistency_CONSISTENCY_LEASE}
+	_, err := others[0].kv.Get(ctx, req)
+	if code, _, told := outcome(err); code != codes.FailedPrecondition || told.GetLeaderAddress() != leader.Addr() {
+		t.Errorf("a follower says %v, leader %v", err, told)
+	}
+	for i := range 20 {
+		value := []byte{byte(i)}
+		if _, err := leader.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: value}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := leader.kv.Get(ctx, req); err != nil || !slices.Equal(got.GetValue(), value) {
+			t.Fatalf("write %d: read %v, %v", i, got, err)
+		}
+	}
+	// A slow machine may lose the lease at times, but not always.
+	eventually(t, "reads are answered under the lease", func() bool {
+		if _, err := leader.kv.Get(ctx, req); err != nil {
+			t.Fatal(err)
+		}
+		st, err := leader.cluster.Status(ctx, &clusterv1.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.GetCounters()["lease_reads"] > 0 && st.GetCounters()["lease_fallbacks"] > 0
+	})
+}
+
 // leaderOf waits for a leader and returns it with the others.
 func leaderOf(t *testing.T, members []*member) (leader *member, others []*member) {
 	t.Helper()

@@ -29,7 +29,8 @@ type exchange struct {
 	response  kvv1.StreamResponse // points into results
 	results   []kvv1.Result       // one for each operation
 	proposals []replica.Proposal
-	readable  error        // of the barrier; nil once reads may go on
+	readable  error        // of the barrier; nil once linearizable reads may go on
+	leased    error        // the same for lease reads
 	open      atomic.Int32 // what is still to be heard of, plus 1 while starting
 }
 
@@ -46,10 +47,19 @@ func (x *exchange) Done(tag int, result kv.Result, err error) {
 	x.close(1)
 }
 
-// Ready implements replica.ReadWaiter.
+// Ready implements replica.ReadWaiter for linearizable reads.
 func (x *exchange) Ready(err error) {
 	x.readable = err
 	x.close(1)
+}
+
+// leasedExchange is an exchange as the waiter of its lease reads.
+type leasedExchange exchange
+
+// Ready implements replica.ReadWaiter.
+func (x *leasedExchange) Ready(err error) {
+	x.leased = err
+	(*exchange)(x).close(1)
 }
 
 func (x *exchange) close(n int32) {
@@ -61,7 +71,7 @@ func (x *exchange) close(n int32) {
 // reset readies the exchange for a request of n operations.
 func (x *exchange) reset(req *kvv1.StreamRequest) {
 	n := len(req.GetOperations())
-	x.request, x.readable = req, nil
+	x.request, x.readable, x.leased = req, nil, nil
 	x.results = slices.Grow(x.results[:0], n)[:n]
 	x.response.Results = slices.Grow(x.response.Results[:0], n)[:n]
 	x.proposals = slices.Grow(x.proposals[:0], n)
@@ -85,9 +95,9 @@ func (x *exchange) release() {
 }
 
 // start proposes the writes in order, in one call, and asks for one barrier for
-// all linearizable reads.
+// all linearizable reads, and one for all lease reads.
 func (x *exchange) start(r consensus) {
-	barriers := false
+	barriers, leases := false, false
 	tooMany := checkOperations(len(x.request.GetOperations()))
 	for i, op := range x.request.GetOperations() {
 		cmd, err := command(op)
@@ -99,6 +109,8 @@ func (x *exchange) start(r consensus) {
 			x.results[i].Error = x.errors.operation(err)
 		case cmd.Kind != kv.KindGet:
 			x.proposals = append(x.proposals, replica.Proposal{Command: cmd, Waiter: x, Tag: i})
+		case op.GetConsistency() == kvv1.Consistency_CONSISTENCY_LEASE:
+			leases = true
 		case op.GetConsistency() != kvv1.Consistency_CONSISTENCY_STALE:
 			barriers = true
 		}
@@ -107,12 +119,19 @@ func (x *exchange) start(r consensus) {
 		x.propose(r)
 	}
 	if barriers {
-		x.open.Add(1)
-		if err := r.Read(x); err != nil {
-			x.Ready(err)
-		}
+		x.await(r, x, false)
+	}
+	if leases {
+		x.await(r, (*leasedExchange)(x), true)
 	}
 	x.close(1)
+}
+
+func (x *exchange) await(r consensus, w replica.ReadWaiter, lease bool) {
+	x.open.Add(1)
+	if now, err := ask(r, w, lease); now || err != nil {
+		w.Ready(err)
+	}
 }
 
 // propose has all writes admitted together. Operations are independent, so
@@ -145,8 +164,8 @@ func (x *exchange) read(store *kv.Store) {
 		if op.GetKind() != kvv1.OperationKind_OPERATION_KIND_GET || r.Error != nil {
 			continue
 		}
-		if x.readable != nil && op.GetConsistency() != kvv1.Consistency_CONSISTENCY_STALE {
-			r.Error = x.errors.operation(x.readable)
+		if err := x.mayRead(op.GetConsistency()); err != nil {
+			r.Error = x.errors.operation(err)
 			continue
 		}
 		item, state, found := store.Get(op.GetKey())
@@ -157,6 +176,18 @@ func (x *exchange) read(store *kv.Store) {
 			r.Value = item.Value
 		}
 	}
+}
+
+// mayRead is what the barrier of a consistency said.
+func (x *exchange) mayRead(c kvv1.Consistency) error {
+	switch c {
+	case kvv1.Consistency_CONSISTENCY_STALE:
+		return nil
+	case kvv1.Consistency_CONSISTENCY_LEASE:
+		return x.leased
+	case kvv1.Consistency_CONSISTENCY_UNSPECIFIED, kvv1.Consistency_CONSISTENCY_LINEARIZABLE:
+	}
+	return x.readable
 }
 
 // Stream implements KV. This goroutine sends; a second one receives.

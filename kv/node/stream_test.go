@@ -69,6 +69,41 @@ func exchangeOps(t *testing.T, stream grpc.BidiStreamingClient[kvv1.StreamReques
 	return resp.GetResults()
 }
 
+// Reads of one message have a barrier for each consistency, and the fate of one is
+// not another's.
+func TestStreamConsistencies(t *testing.T) {
+	s, f := newTestService(t)
+	put(t, s, "a", "1")
+	stream := openStream(t, s)
+	get := func(id uint64, c kvv1.Consistency) *kvv1.Operation {
+		o := op(id, opGet, "a", "")
+		o.Consistency = c
+		return o
+	}
+	for _, tt := range []struct {
+		name        string
+		read, lease error
+		fails       []bool // linearizable, stale, lease
+	}{
+		{"all well", nil, nil, []bool{false, false, false}},
+		{"no lease", nil, replica.ErrNotLeader, []bool{false, false, true}},
+		{"no leader", replica.ErrNoLeader, nil, []bool{true, false, false}},
+	} {
+		f.read = func(w replica.ReadWaiter) error { w.Ready(tt.read); return nil }
+		f.lease = func(replica.ReadWaiter) (bool, error) { return tt.lease == nil, tt.lease }
+		results := exchangeOps(t, stream,
+			get(1, kvv1.Consistency_CONSISTENCY_LINEARIZABLE), get(2, kvv1.Consistency_CONSISTENCY_STALE), get(3, kvv1.Consistency_CONSISTENCY_LEASE))
+		for i, r := range results {
+			if (r.GetError() != nil) != tt.fails[i] || !tt.fails[i] && string(r.GetValue()) != "1" {
+				t.Errorf("%s: read %d gets %v", tt.name, i+1, r)
+			}
+		}
+		if e := results[2].GetError(); tt.lease != nil && e.GetNotLeader().GetLeaderAddress() == "" {
+			t.Errorf("%s: no leader's address in %v", tt.name, e)
+		}
+	}
+}
+
 // One message carries operations of every kind and fate; one that is refused
 // leaves the others and the stream alone.
 func TestStreamOperations(t *testing.T) {

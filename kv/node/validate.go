@@ -45,7 +45,7 @@ func checkKey(key []byte) error {
 
 func checkConsistency(c kvv1.Consistency) error {
 	if _, known := kvv1.Consistency_name[int32(c)]; !known {
-		return invalidf("consistency %d is not one of linearizable (1), stale (2)", c)
+		return invalidf("consistency %d is not one of linearizable (1), stale (2), lease (3)", c)
 	}
 	return nil
 }

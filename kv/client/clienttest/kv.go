@@ -82,9 +82,12 @@ func (n *Node) Put(ctx context.Context, req *kvv1.PutRequest) (*kvv1.WriteRespon
 	})
 }
 
+// leased tells that only the leader answers a read.
+func leased(c kvv1.Consistency) bool { return c == kvv1.Consistency_CONSISTENCY_LEASE }
+
 // Get implements KV.
 func (n *Node) Get(ctx context.Context, req *kvv1.GetRequest) (*kvv1.GetResponse, error) {
-	return serve(ctx, n, Get, false, func() (*kvv1.GetResponse, error) {
+	return serve(ctx, n, Get, leased(req.GetConsistency()), func() (*kvv1.GetResponse, error) {
 		r := n.cluster.one(&kvv1.Operation{Kind: kvv1.OperationKind_OPERATION_KIND_GET, Key: req.GetKey()})
 		return &kvv1.GetResponse{
 			Revision: r.GetRevision(), AppliedIndex: r.GetAppliedIndex(), Found: r.GetFound(), Value: r.GetValue(),
@@ -141,7 +144,7 @@ func (n *Node) Batch(ctx context.Context, req *kvv1.BatchRequest) (*kvv1.BatchRe
 // Scan implements KV. A page token names the node and the next key; the
 // snapshot behind it is the present state.
 func (n *Node) Scan(ctx context.Context, req *kvv1.ScanRequest) (*kvv1.ScanResponse, error) {
-	return serve(ctx, n, Scan, false, func() (*kvv1.ScanResponse, error) {
+	return serve(ctx, n, Scan, leased(req.GetConsistency()), func() (*kvv1.ScanResponse, error) {
 		from := ""
 		if token := string(req.GetPageToken()); token != "" {
 			node, key, _ := strings.Cut(token, "/")
@@ -204,7 +207,7 @@ func (n *Node) Stream(s grpc.BidiStreamingServer[kvv1.StreamRequest, kvv1.Stream
 }
 
 // Answer applies the operations of a message as the node of the moment may:
-// writes of one that does not lead are refused.
+// writes and lease reads of one that does not lead are refused.
 func (n *Node) Answer(req *kvv1.StreamRequest) *kvv1.StreamResponse {
 	detail, refusal := n.notLeader()
 	c := n.cluster
@@ -212,7 +215,7 @@ func (n *Node) Answer(req *kvv1.StreamRequest) *kvv1.StreamResponse {
 	defer c.mu.Unlock()
 	resp := &kvv1.StreamResponse{Results: make([]*kvv1.Result, 0, len(req.GetOperations()))}
 	for _, op := range req.GetOperations() {
-		if refusal != nil && op.GetKind() != kvv1.OperationKind_OPERATION_KIND_GET {
+		if refusal != nil && (op.GetKind() != kvv1.OperationKind_OPERATION_KIND_GET || leased(op.GetConsistency())) {
 			resp.Results = append(resp.Results, &kvv1.Result{Id: op.GetId(), Kind: op.GetKind(), Error: &kvv1.OperationError{
 				Code: uint32(codes.FailedPrecondition), Message: "not the leader",
 				Applied: kvv1.Applied_APPLIED_NO, NotLeader: detail,

@@ -23,16 +23,33 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Consistency is what a read promises.
+// Consistency is what a read promises. Where it is sent is the client's choice:
+// the "read" setting of raftlab's clients stands for both.
+//
+//	linearizable   LINEARIZABLE, to the node believed to lead
+//	lease          LEASE, to the leader
+//	follower       LINEARIZABLE, to all nodes in turn
+//	stale          STALE, to all nodes in turn
 type Consistency int32
 
 const (
-	// Linearizable by default: the read sees every write acknowledged before it.
+	// Linearizable by default: the read sees every write acknowledged before it,
+	// and everything that another linearizable read showed before it.
 	Consistency_CONSISTENCY_UNSPECIFIED Consistency = 0
-	// A ReadIndex round confirms leadership first (Raft thesis, section 6.4).
+	// A ReadIndex round confirms leadership first (Raft thesis, section 6.4). A
+	// follower asks the leader for the round and answers from its own state.
 	Consistency_CONSISTENCY_LINEARIZABLE Consistency = 1
 	// The node's own state, however old.
 	Consistency_CONSISTENCY_STALE Consistency = 2
+	// Linearizable without a round, while the leader has a lease: for most of an
+	// election timeout after a quorum answered it. Without one a round is made.
+	//
+	// It trusts clocks: that those of all nodes run at rates within a tenth of each
+	// other and that none stands still. It is unsafe after pauses in which the
+	// leader's clock stops, such as a suspended virtual machine; a stopped process
+	// or a long garbage collection do no harm. It needs the same tick and
+	// election-ticks on all nodes.
+	Consistency_CONSISTENCY_LEASE Consistency = 3
 )
 
 // Enum value maps for Consistency.
@@ -41,11 +58,13 @@ var (
 		0: "CONSISTENCY_UNSPECIFIED",
 		1: "CONSISTENCY_LINEARIZABLE",
 		2: "CONSISTENCY_STALE",
+		3: "CONSISTENCY_LEASE",
 	}
 	Consistency_value = map[string]int32{
 		"CONSISTENCY_UNSPECIFIED":  0,
 		"CONSISTENCY_LINEARIZABLE": 1,
 		"CONSISTENCY_STALE":        2,
+		"CONSISTENCY_LEASE":        3,
 	}
 )
 
@@ -2204,11 +2223,12 @@ const file_raftlab_kv_v1_kv_proto_rawDesc = "" +
 	"\aapplied\x18\x01 \x01(\x0e2\x16.raftlab.kv.v1.AppliedR\aapplied\"O\n" +
 	"\tNotLeader\x12\x1b\n" +
 	"\tleader_id\x18\x01 \x01(\x04R\bleaderId\x12%\n" +
-	"\x0eleader_address\x18\x02 \x01(\tR\rleaderAddress*_\n" +
+	"\x0eleader_address\x18\x02 \x01(\tR\rleaderAddress*v\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n" +
-	"\x11CONSISTENCY_STALE\x10\x02*\x9f\x01\n" +
+	"\x11CONSISTENCY_STALE\x10\x02\x12\x15\n" +
+	"\x11CONSISTENCY_LEASE\x10\x03*\x9f\x01\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12OPERATION_KIND_PUT\x10\x01\x12\x16\n" +

@@ -39,7 +39,7 @@ const (
 //
 // KV is served on the client port of every node. Writes need the leader: any
 // other node answers FAILED_PRECONDITION with a NotLeader detail. Reads are
-// answered by the node that was asked.
+// answered by the node that was asked, but lease reads need the leader too.
 //
 // Every error of a write carries an Outcome detail that says whether the write
 // may have been applied; the status code alone never does.
@@ -187,7 +187,7 @@ func (c *kVClient) CloseSession(ctx context.Context, in *CloseSessionRequest, op
 //
 // KV is served on the client port of every node. Writes need the leader: any
 // other node answers FAILED_PRECONDITION with a NotLeader detail. Reads are
-// answered by the node that was asked.
+// answered by the node that was asked, but lease reads need the leader too.
 //
 // Every error of a write carries an Outcome detail that says whether the write
 // may have been applied; the status code alone never does.
