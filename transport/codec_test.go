@@ -271,7 +271,32 @@ func TestScatterShares(t *testing.T) {
 	}
 }
 
-func benchFrames(b *testing.B, entries, size, limit int) []Frame {
+// From gRPC's buffers to a message: the frame's bytes, the message, its entries
+// and the list of them.
+func TestDecodeAllocations(t *testing.T) {
+	for _, entries := range []int{1, 100, 1000} {
+		frame := benchFrames(t, entries, 256, 1<<20)[0]
+		var arrived mem.BufferSlice
+		for part := range slices.Chunk(appendFrame(nil, &frame), 16<<10) {
+			arrived = append(arrived, mem.SliceBuffer(part))
+		}
+		in := new(incoming)
+		n := testing.AllocsPerRun(100, func() {
+			var f Frame
+			if err := (grpcCodec{}).Unmarshal(arrived, in); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := in.decode(&f); err != nil || len(f.Entries) != entries {
+				t.Fatal(len(f.Entries), err)
+			}
+		})
+		if n > 4 {
+			t.Errorf("%v allocations for a frame of %d entries", n, entries)
+		}
+	}
+}
+
+func benchFrames(b testing.TB, entries, size, limit int) []Frame {
 	sizes := make([]int, entries)
 	for i := range sizes {
 		sizes[i] = size

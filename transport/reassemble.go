@@ -25,6 +25,10 @@ const (
 	// allocateAhead times its first piece is what is allocated for an entry: what
 	// a mere declaration costs stays in proportion to what was sent for it.
 	allocateAhead = 32
+	// allocateAtOnce is what may be allocated without regard to what was sent, for
+	// all open messages together: one entry of up to that size, which is the
+	// ordinary case, has its pieces go straight to where they stay.
+	allocateAtOnce = 2 << 20
 )
 
 // Reassembler puts entries together that travelled as fragments. It is bounded
@@ -158,6 +162,9 @@ func (r *Reassembler) begin(a *assembly, f *Frame) (*opening, error) {
 	a.open[p.Message] = o
 	a.declared += total
 	r.total += total
+	if r.total <= allocateAtOnce {
+		o.data = make([]byte, 0, total)
+	}
 	return o, nil
 }
 

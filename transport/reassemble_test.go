@@ -138,6 +138,34 @@ func TestReassemblerLastMissing(t *testing.T) {
 	}
 }
 
+// The pieces of an ordinary entry are copied once, to where they stay.
+func TestReassembledInPlace(t *testing.T) {
+	frames, err := chunker(t, ChunkFragment).Plan(nil, appendMessage(5, 1<<20), Limits{Chunk: 4 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stamp(frames)
+	received := make([]Frame, len(frames))
+	for i := range frames {
+		if err := Decode([][]byte{appendFrame(nil, &frames[i])}, &received[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r := NewReassembler()
+	for i := range received {
+		m, err := r.Add(&received[i], time.Unix(0, 0))
+		if err != nil || (m != nil) != (i == len(received)-1) {
+			t.Fatal(m, err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n < 1<<20 || n > 1<<20+256<<10 {
+		t.Errorf("%d bytes are allocated for an entry of 1 MiB", n)
+	}
+}
+
 // Ten thousand open messages of absurd totals, of one peer and of many, cost
 // next to nothing.
 func TestReassemblerBoundedMemory(t *testing.T) {

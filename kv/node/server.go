@@ -16,6 +16,10 @@ import (
 	"raftlab/transport"
 )
 
+// The stock codec takes its buffers from the default pool, of which there is one
+// a process. See transport.BufferPool for what is wrong with gRPC's own.
+func init() { experimental.SetDefaultBufferPool(transport.BufferPool()) }
+
 // Limits of both ports. They are stated, never left to the library's defaults.
 const (
 	maxStreams        = 1024 // RPCs under way on one connection
@@ -36,6 +40,7 @@ func serverOptions(cfg Config, receive Size) []grpc.ServerOption {
 			MinTime: minPingInterval, PermitWithoutStream: true,
 		}),
 		grpc.WaitForHandlers(true),
+		experimental.BufferPool(transport.BufferPool()),
 	}
 	if window := int32(cfg.GRPCWindow); window > 0 {
 		// Static windows stop the pings by which gRPC estimates bandwidth.
@@ -60,8 +65,7 @@ func newClientServer(life context.Context, cfg Config) *grpc.Server {
 // newPeerServer makes the server of the peer port, whose receive limit is what
 // chunking is about.
 func newPeerServer(cfg Config, more []grpc.ServerOption) *grpc.Server {
-	options := append(serverOptions(cfg, cfg.MaxMessage), experimental.BufferPool(transport.BufferPool()))
-	return grpc.NewServer(append(options, more...)...)
+	return grpc.NewServer(append(serverOptions(cfg, cfg.MaxMessage), more...)...)
 }
 
 func endWatches(life context.Context) grpc.StreamServerInterceptor {
