@@ -290,7 +290,7 @@ func TestOrder(t *testing.T) {
 
 // The budgets that the experiments promise, on two cores.
 func TestBudgets(t *testing.T) {
-	for name, limit := range map[string]float64{"quick": 150, "chunk-size": 120, "reads": 100} {
+	for name, limit := range map[string]float64{"quick": 150, "chunk-size": 120, "reads": 100, "wan": 90} {
 		e, err := LoadExperiment(name)
 		if err != nil {
 			t.Fatal(err)

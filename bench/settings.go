@@ -241,6 +241,8 @@ func (s *Settings) reads(key string) bool {
 		return n.Batching != "none"
 	case "linger":
 		return n.Batching == "linger"
+	case "link-seed":
+		return n.LinkJitter > 0 || n.LinkDrop > 0 || n.LinkDuplicate > 0 || n.LinkReorder > 0
 	}
 	return true
 }
