@@ -14,7 +14,8 @@ import (
 // Config says how a replica behaves. Sizes are in bytes.
 type Config struct {
 	ID uint64
-	// Incarnation names this life of the node's memory; random, never 0.
+	// Incarnation tells this run of the node from those before, whose entries
+	// and answers are not this one's; random, never 0.
 	Incarnation uint64
 
 	Tick           time.Duration
@@ -29,6 +30,12 @@ type Config struct {
 
 	Batcher Batcher
 	Packer  Packer
+
+	// Journal makes the log durable; nil leaves it to memory. SaveAfter is how
+	// many bytes it takes in before a snapshot is saved and it is cut; it takes
+	// as many as the last snapshot had, if that is more.
+	Journal   Journal
+	SaveAfter int64
 
 	// Applied entries kept in the log for followers that lag.
 	LogEntries uint64

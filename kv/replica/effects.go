@@ -34,7 +34,7 @@ type ReadAnswer struct {
 }
 
 // ApplyTask is a step of the apply queue: entries to apply, a snapshot to
-// install, or one to be made. Tasks are done in order (trap 8: a snapshot must
+// install, one to be made or to be saved. Tasks are done in order (trap 8: a snapshot must
 // not overtake older entries).
 type ApplyTask struct {
 	// Entries, each with the waiters of its commands or nil.
@@ -47,6 +47,7 @@ type ApplyTask struct {
 	// View asks for a view of the store.
 	View bool
 
+	save     bool            // to disk, the store as it is
 	incoming *kv.View        // what to restore
 	message  *raftpb.Message // whose responses Applied delivers
 	done     []func()        // admin waiters to call once applied

@@ -25,6 +25,7 @@ type batch struct {
 	reads     []ReadWaiter
 	leased    []ReadWaiter // under the lease
 	applied   []*ApplyTask
+	written   []*raftpb.Message // by the journal
 	calls     []func(*Core)
 }
 
@@ -79,51 +80,53 @@ func (b *batch) reset() {
 	clear(b.reads)
 	clear(b.leased)
 	clear(b.applied)
+	clear(b.written)
 	clear(b.calls)
 	b.messages, b.proposals, b.reads = b.messages[:0], b.proposals[:0], b.reads[:0]
-	b.leased, b.applied, b.calls = b.leased[:0], b.applied[:0], b.calls[:0]
+	b.leased, b.applied = b.leased[:0], b.applied[:0]
+	b.written, b.calls = b.written[:0], b.calls[:0]
 }
 
-// taskQueue hands tasks to the apply goroutine, in order.
-type taskQueue struct {
+// workQueue hands work to a goroutine, in order.
+type workQueue[T any] struct {
 	mu     sync.Mutex
-	tasks  []*ApplyTask
-	spare  []*ApplyTask
+	fresh  []T
+	spare  []T
 	closed bool
 	wake   chan struct{}
 }
 
-func newTaskQueue() *taskQueue { return &taskQueue{wake: make(chan struct{}, 1)} }
+func newWorkQueue[T any]() *workQueue[T] { return &workQueue[T]{wake: make(chan struct{}, 1)} }
 
-func (q *taskQueue) put(tasks ...*ApplyTask) {
+func (q *workQueue[T]) put(work ...T) {
 	q.mu.Lock()
-	q.tasks = append(q.tasks, tasks...)
+	q.fresh = append(q.fresh, work...)
 	q.mu.Unlock()
 	q.signal()
 }
 
-func (q *taskQueue) close() {
+func (q *workQueue[T]) close() {
 	q.mu.Lock()
 	q.closed = true
 	q.mu.Unlock()
 	q.signal()
 }
 
-func (q *taskQueue) signal() {
+func (q *workQueue[T]) signal() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-// take waits for tasks; false when the queue is closed and empty. The slice is
+// take waits for work; false when the queue is closed and empty. The slice is
 // valid until the next take.
-func (q *taskQueue) take() ([]*ApplyTask, bool) {
+func (q *workQueue[T]) take() ([]T, bool) {
 	for {
 		q.mu.Lock()
-		if len(q.tasks) > 0 {
+		if len(q.fresh) > 0 {
 			clear(q.spare)
-			q.tasks, q.spare = q.spare[:0], q.tasks
+			q.fresh, q.spare = q.spare[:0], q.fresh
 			q.mu.Unlock()
 			return q.spare, true
 		}

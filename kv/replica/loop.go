@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"sync"
 	"time"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"raftlab/kv"
@@ -18,11 +16,12 @@ import (
 // Start begins the work. Goroutines inherit the caller's pprof labels.
 func (r *Replica) Start() {
 	r.started.Store(true)
-	var running sync.WaitGroup
-	running.Add(2)
-	go func() { defer running.Done(); r.run() }()
-	go func() { defer running.Done(); r.applyTasks() }()
-	go func() { running.Wait(); close(r.done) }()
+	r.running.Go(r.run)
+	r.running.Go(r.applyTasks)
+	if r.cfg.Journal != nil {
+		r.running.Go(r.writeJournal)
+	}
+	go func() { r.running.Wait(); close(r.done) }()
 }
 
 // Done is closed when the replica has ended.
@@ -117,12 +116,13 @@ func heirs(status Status, heartbeat uint64) []uint64 {
 // run owns the core.
 func (r *Replica) run() {
 	defer r.tasks.close()
+	defer r.writes.close()
 	ticker := time.NewTicker(r.cfg.Tick)
 	defer ticker.Stop()
 	alarm := newAlarm()
 	defer alarm.stop()
 	var eff Effects
-	loop := &appendLoop{replica: r}
+	app := &appender{replica: r}
 	for {
 		tick := false
 		select {
@@ -137,7 +137,7 @@ func (r *Replica) run() {
 		case <-alarm.timer.C:
 			alarm.rang()
 		}
-		r.deliver(r.inbox.take(), loop)
+		r.deliver(r.inbox.take(), app)
 		if r.failed.Load() {
 			r.drain(&eff)
 			return
@@ -149,7 +149,7 @@ func (r *Replica) run() {
 			r.core.Tick()
 		}
 		for r.core.Advance(time.Now(), &eff) {
-			if err := r.perform(&eff, loop); err != nil {
+			if err := r.perform(&eff, app); err != nil {
 				r.fail(err)
 				r.drain(&eff)
 				return
@@ -192,16 +192,19 @@ func (a *alarm) stop() {
 }
 
 // deliver hands a batch of events to the core.
-func (r *Replica) deliver(b *batch, loop *appendLoop) {
+func (r *Replica) deliver(b *batch, app *appender) {
 	for _, m := range b.messages {
 		r.core.Step(m)
 	}
 	for _, t := range b.applied {
 		if t.Restore != nil {
-			loop.restored()
+			app.installed()
 			continue
 		}
 		r.core.Applied(t)
+	}
+	for _, m := range b.written {
+		app.written(m)
 	}
 	if len(b.proposals) > 0 {
 		r.core.Propose(b.proposals, b.since)
@@ -218,7 +221,7 @@ func (r *Replica) deliver(b *batch, loop *appendLoop) {
 }
 
 // perform does what the core wants done.
-func (r *Replica) perform(eff *Effects, loop *appendLoop) error {
+func (r *Replica) perform(eff *Effects, app *appender) error {
 	if eff.Membership != nil {
 		r.changed()
 	}
@@ -241,7 +244,7 @@ func (r *Replica) perform(eff *Effects, loop *appendLoop) error {
 		}
 	}
 	r.answer(eff)
-	return loop.append(eff.Appends)
+	return app.append(eff.Appends)
 }
 
 // takeSnapshots finds what the snapshots to be installed contain.
@@ -325,56 +328,6 @@ func (r *Replica) drain(eff *Effects) {
 	r.answer(eff)
 }
 
-// appendLoop makes appends durable, in order. While a snapshot is being
-// installed by the apply goroutine later appends wait behind it.
-type appendLoop struct {
-	replica *Replica
-	waiting []*raftpb.Message
-	blocked bool
-}
-
-func (l *appendLoop) append(ms []*raftpb.Message) error {
-	l.waiting = append(l.waiting, ms...)
-	return l.proceed()
-}
-
-func (l *appendLoop) proceed() error {
-	r := l.replica
-	for len(l.waiting) > 0 && !l.blocked {
-		m := l.waiting[0]
-		if snap := m.GetSnapshot(); !raft.IsEmptySnap(snap) {
-			if err := r.log.Restore(snap.GetMetadata()); err != nil {
-				return fmt.Errorf("restoring the log: %w", err)
-			}
-			l.blocked = true
-		}
-		var hs *raftpb.HardState
-		if m.Term != nil {
-			hs = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
-		}
-		if err := r.log.Append(m.GetEntries(), hs); err != nil {
-			return fmt.Errorf("appending to the log: %w", err)
-		}
-		if l.blocked {
-			return nil
-		}
-		l.waiting = slices.Delete(l.waiting, 0, 1)
-		r.send(r.core.Appended(m))
-	}
-	return nil
-}
-
-// restored ends the wait for a snapshot.
-func (l *appendLoop) restored() {
-	m := l.waiting[0]
-	l.waiting = slices.Delete(l.waiting, 0, 1)
-	l.blocked = false
-	l.replica.send(l.replica.core.Appended(m))
-	if err := l.proceed(); err != nil {
-		l.replica.fail(err)
-	}
-}
-
 // applyTasks applies to the store and completes the waiters.
 func (r *Replica) applyTasks() {
 	var results []kv.Result
@@ -416,10 +369,18 @@ func (r *Replica) applyTask(t *ApplyTask, results []kv.Result) ([]kv.Result, err
 		view := r.store.View()
 		r.call(func(c *Core) { c.Viewed(view) })
 		return results, nil
+	case t.save:
+		r.saveInBackground(r.store.View())
+		return results, nil
 	case t.Restore != nil:
 		r.store.Restore(t.incoming)
 		r.lease.applied.Store(t.Restore.GetIndex())
+		view := t.incoming
 		t.incoming = nil
+		// On disk before the append that restarts the log at it is.
+		if err := r.saveSnapshot(view); err != nil {
+			return results, err
+		}
 	}
 	for i, e := range t.Entries {
 		if m := t.Memberships[e.GetIndex()]; m != nil {

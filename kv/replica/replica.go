@@ -15,7 +15,8 @@ import (
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
-// Replica runs a Core: one goroutine owns it, another applies to the store.
+// Replica runs a Core: one goroutine owns it, another applies to the store, and
+// with a journal a third makes the log durable.
 // All methods may be called from any goroutine.
 type Replica struct {
 	cfg   Config
@@ -23,7 +24,10 @@ type Replica struct {
 	log   Log
 	store *kv.Store
 	inbox *inbox
-	tasks *taskQueue
+	tasks *workQueue[*ApplyTask]
+	// MsgStorageAppend on their way into the journal, and what it has saved.
+	writes *workQueue[*raftpb.Message]
+	saved  saved
 
 	leader     atomic.Uint64
 	term       atomic.Uint64
@@ -39,11 +43,12 @@ type Replica struct {
 	view     *kv.View                   // that a MsgSnap may refer to
 	incoming map[snapshotPoint]*kv.View // taken in, not yet installed
 
+	running  sync.WaitGroup
 	started  atomic.Bool
 	stopping atomic.Bool
 	failed   atomic.Bool
 	quit     chan struct{} // closed to end the raft goroutine
-	done     chan struct{} // closed when both goroutines have ended
+	done     chan struct{} // closed when all goroutines have ended
 	stopOnce sync.Once
 	failOnce sync.Once
 	err      error // why it ended by itself; read after done
@@ -57,12 +62,13 @@ func New(cfg Config, log Log, store *kv.Store) (*Replica, error) {
 	}
 	r := &Replica{
 		cfg: cfg, core: core, log: log, store: store,
-		inbox: newInbox(), tasks: newTaskQueue(),
+		inbox: newInbox(), tasks: newWorkQueue[*ApplyTask](), writes: newWorkQueue[*raftpb.Message](),
 		incoming: make(map[snapshotPoint]*kv.View),
 		quit:     make(chan struct{}), done: make(chan struct{}),
 	}
 	r.lease.epoch = time.Now()
 	r.lease.applied.Store(store.State().Index)
+	r.saved.index.Store(store.State().Index)
 	r.maxEntry.Store(unlimited)
 	r.commit.Store(core.commit)
 	r.membership.Store(store.Membership())
@@ -349,5 +355,6 @@ func (r *Replica) Status(ctx context.Context) (Status, error) {
 	s, err := ask(ctx, r, func(c *Core, reply func(Status, error)) { reply(c.Status(), nil) }, nil)
 	s.MaxEntryBytes = r.maxEntry.Load()
 	s.Counters.LeaseReads += r.lease.reads.Load()
+	s.Counters.SnapshotsSaved = r.saved.count.Load()
 	return s, err
 }

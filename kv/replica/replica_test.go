@@ -407,7 +407,7 @@ func TestFailureTellsEveryWaiter(t *testing.T) {
 			{Restore: &raftpb.SnapshotMetadata{Index: new(uint64(7))}},
 		},
 		Answers: []Answer{{refs: []waiterRef{{refused, 0}}, err: ErrNotLeader}},
-	}, &appendLoop{replica: r})
+	}, &appender{replica: r})
 	if err == nil {
 		t.Fatal("a snapshot that never came was installed")
 	}
@@ -438,7 +438,7 @@ func TestLeaderIsKnownBeforeTheRefusal(t *testing.T) {
 	w := &leaderAtAnswer{replica: r}
 	err = r.perform(&Effects{
 		Leader: new(uint64(2)), Answers: []Answer{{refs: []waiterRef{{w, 0}}, err: ErrNotLeader}},
-	}, &appendLoop{replica: r})
+	}, &appender{replica: r})
 	if err != nil || w.leader != 2 {
 		t.Errorf("the leader is %d when the write is refused, %v", w.leader, err)
 	}

@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -43,12 +44,12 @@ func (e *TooLargeError) Error() string {
 // Is makes a TooLargeError an ErrTooLarge.
 func (e *TooLargeError) Is(target error) bool { return target == ErrTooLarge }
 
-// Log is the raft log and hard state, as the replica uses it. The raft.Storage
-// part is called on the raft goroutine only.
+// Log is the raft log and hard state in memory, as raft reads it. It is used on
+// the raft goroutine only, and holds nothing that is not durable if it has to be.
 type Log interface {
 	raft.Storage
-	// Append makes entries and hard state durable, in that order of call. An
-	// empty hard state changes nothing. An error is fatal to the node.
+	// Append adds entries, in place of those at their indexes and after, and keeps
+	// the hard state. An empty one changes nothing. An error is fatal to the node.
 	Append(entries []*raftpb.Entry, hs *raftpb.HardState) error
 	// Restore drops the log in favour of a snapshot of the given metadata.
 	Restore(meta *raftpb.SnapshotMetadata) error
@@ -56,6 +57,21 @@ type Log interface {
 	Compact(index uint64) error
 	// Bytes is the size of the entries held.
 	Bytes() uint64
+}
+
+// Journal makes the log durable, for a node that comes back with its memory. An
+// error of any method is fatal to the node.
+type Journal interface {
+	// Write makes appends durable, in order: entries, hard state, and for a
+	// snapshot that the log restarts there. They are acknowledged when it
+	// returns. One goroutine calls it, with all that has queued up meanwhile.
+	Write(appends []*raftpb.Message) error
+	// SaveSnapshot keeps what write writes as the state at meta; when it returns,
+	// it is found after a crash. One call at a time.
+	SaveSnapshot(meta *raftpb.SnapshotMetadata, write func(io.Writer) error) error
+	// Release drops what a saved snapshot at index makes unnecessary. The
+	// goroutine of Write calls it.
+	Release(index uint64) error
 }
 
 // Waiter hears what became of the commands it proposed. Done is called exactly

@@ -68,6 +68,7 @@ type Counters struct {
 	Compactions        uint64 `counter:"log_compactions" usage:"times the log was cut"`
 	SnapshotsTaken     uint64 `counter:"snapshots_taken" usage:"views of the store made for followers or on demand"`
 	SnapshotsInstalled uint64 `counter:"snapshots_installed" usage:"snapshots taken in from a leader"`
+	SnapshotsSaved     uint64 `counter:"snapshots_saved" usage:"snapshots written to disk, after which the journal is cut"`
 }
 
 const progressReplicate = "replicate"
