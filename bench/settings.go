@@ -267,6 +267,9 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 	if !isEcho(l.Target) && l.Topology != TopologyExternal {
 		c := n.Effective()
 		c.ID = 1
+		if c.Storage == node.StorageWAL {
+			c.DataDir = "of its own" // each node is given one
+		}
 		if err := c.Validate(); err != nil {
 			return err.Error()
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -44,6 +46,9 @@ type Config struct {
 	ServerBin string
 	// ServerEnv is added to the environment of the processes.
 	ServerEnv []string
+	// DataRoot is where the nodes of storage wal get a folder each, in one that is
+	// removed with the cluster; "" is the system's place for temporary files.
+	DataRoot string
 	// Endpoints are the client addresses of an external cluster.
 	Endpoints []string
 	// Conns is the number of connections of Client to each node. Default 1.
@@ -57,6 +62,7 @@ type Config struct {
 type Cluster struct {
 	cfg     Config
 	backend backend
+	data    string // folder of the nodes' data folders; "" without
 	admin   *client.Client
 
 	mu     sync.Mutex
@@ -103,9 +109,17 @@ type Dialer = func(ctx context.Context, address string) (net.Conn, error)
 
 // backend starts nodes of one topology.
 type backend interface {
-	start(ctx context.Context, id uint64) (*Node, error)
+	// start starts a node, at the addresses and on the data of its former run if
+	// there was one.
+	start(ctx context.Context, id uint64, place place) (*Node, error)
 	dialer() Dialer
 	close() error
+}
+
+// place is where a node is.
+type place struct {
+	addr, peerAddr string // "" is any that is free
+	dataDir        string // "" without a durable log
 }
 
 // ErrUnsupported says that the topology cannot do this to a node.
@@ -132,6 +146,11 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Node.Storage == node.StorageWAL {
+		if c.data, err = os.MkdirTemp(cfg.DataRoot, "raftlab-data-"); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.bootstrap(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -177,7 +196,7 @@ func (c *Cluster) bootstrap(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i := range nodes {
 		wg.Go(func() {
-			nodes[i], errs[i] = c.backend.start(ctx, uint64(i)+1)
+			nodes[i], errs[i] = c.startNode(ctx, uint64(i)+1, place{})
 		})
 	}
 	wg.Wait()
@@ -341,7 +360,7 @@ func (c *Cluster) AddNode(ctx context.Context) (*Node, error) {
 	c.mu.Lock()
 	id := c.nodes[len(c.nodes)-1].ID + 1
 	c.mu.Unlock()
-	n, err := c.backend.start(ctx, id)
+	n, err := c.startNode(ctx, id, place{})
 	if err != nil {
 		return nil, err
 	}
@@ -355,6 +374,48 @@ func (c *Cluster) AddNode(ctx context.Context) (*Node, error) {
 	voters := append(slices.Clone(membership.GetVoters()), id)
 	if _, err := c.admin.ChangeMembership(ctx, voters, false); err != nil {
 		return nil, fmt.Errorf("make node %d a voter: %w", id, err)
+	}
+	return n, nil
+}
+
+// startNode starts a node, on its data folder if nodes have one.
+func (c *Cluster) startNode(ctx context.Context, id uint64, at place) (*Node, error) {
+	if c.data != "" {
+		at.dataDir = c.DataDir(id)
+	}
+	return c.backend.start(ctx, id, at)
+}
+
+// DataDir is a node's data folder; "" without a durable log.
+func (c *Cluster) DataDir(id uint64) string {
+	if c.data == "" {
+		return ""
+	}
+	return filepath.Join(c.data, fmt.Sprintf("node%d", id))
+}
+
+// Restart starts a node that has ended once more, at the addresses it had and on
+// its data folder. It does not wait for the node to catch up.
+func (c *Cluster) Restart(ctx context.Context, id uint64) (*Node, error) {
+	old := c.Node(id)
+	if c.backend == nil || old == nil {
+		return nil, ErrUnsupported
+	}
+	select {
+	case <-old.Done():
+	default:
+		return nil, fmt.Errorf("node %d has not ended", id)
+	}
+	n, err := c.startNode(ctx, id, place{addr: old.Addr, peerAddr: old.PeerAddr})
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.nodes {
+		if c.nodes[i].ID == id {
+			c.nodes[i] = n
+		}
 	}
 	return n, nil
 }
@@ -435,6 +496,9 @@ func (c *Cluster) Close() error {
 	errs = append(errs, ended...)
 	if c.backend != nil {
 		errs = append(errs, c.backend.close())
+	}
+	if c.data != "" {
+		errs = append(errs, os.RemoveAll(c.data))
 	}
 	return errors.Join(errs...)
 }

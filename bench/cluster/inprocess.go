@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,10 +38,10 @@ func (b *inProcess) bufconn() bool {
 	return b.cfg.Topology == InProcessGRPC && b.cfg.Listener == ListenBufconn
 }
 
-func (b *inProcess) start(_ context.Context, id uint64) (*Node, error) {
+func (b *inProcess) start(_ context.Context, id uint64, at place) (*Node, error) {
 	cfg := b.cfg.Node
 	cfg.ID, cfg.DebugAddr, cfg.Advertise, cfg.AdvertisePeer = id, "", "", ""
-	cfg.Addr, cfg.PeerAddr = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Addr, cfg.PeerAddr, cfg.DataDir = cmp.Or(at.addr, freePort), cmp.Or(at.peerAddr, freePort), at.dataDir
 	options := node.Options{Config: cfg, Logger: b.cfg.Logger, Network: b.network}
 	if b.bufconn() {
 		options.Config.Addr, options.ClientListener = b.listen(id, 1)

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,11 +74,17 @@ func ServerFlags(cfg node.Config) []string {
 	return flags
 }
 
-func (p *processes) start(ctx context.Context, id uint64) (*Node, error) {
+// freePort asks for any that is free.
+const freePort = "127.0.0.1:0"
+
+func (p *processes) start(ctx context.Context, id uint64, at place) (*Node, error) {
 	args := append([]string{
-		"serve", "--exit-with-stdin", "--id", strconv.FormatUint(id, 10),
-		"--addr", "127.0.0.1:0", "--peer-addr", "127.0.0.1:0", "--debug-addr", "127.0.0.1:0",
+		"serve", "--exit-with-stdin", "--id", strconv.FormatUint(id, 10), "--debug-addr", freePort,
+		"--addr", cmp.Or(at.addr, freePort), "--peer-addr", cmp.Or(at.peerAddr, freePort),
 	}, p.flags...)
+	if at.dataDir != "" {
+		args = append(args, "--data-dir", at.dataDir)
+	}
 	child, err := StartProcess(ctx, p.env, p.bin, args...)
 	if err != nil {
 		return nil, fmt.Errorf("node %d: %w", id, err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"raftlab/kv/replica"
+	"raftlab/kv/storage"
 	"raftlab/transport"
 )
 
@@ -70,6 +71,11 @@ type Config struct {
 	Uncommitted    Size          `knob:"uncommitted" usage:"bytes of proposals not yet committed before more are held back" source:"raft.Config.MaxUncommittedEntriesSize"`
 	ApplySize      Size          `knob:"apply-size" usage:"bytes of committed entries being applied at a time" source:"raft.Config.MaxCommittedSizePerReady"`
 
+	Storage   string `knob:"storage" values:"memory,wal" usage:"where the raft log is: in memory, or in a journal on disk with which the node comes back after a crash"`
+	Sync      string `knob:"sync" values:"always,batched,never" usage:"when storage wal calls fsync: for each append, for all that queued up, or never (a crash of the machine loses acknowledged writes, one of the process does not)"`
+	DataDir   string `knob:"data-dir" kind:"identity" usage:"folder of this node's journal and snapshots, for storage wal; made if it is not there"`
+	SaveAfter Size   `knob:"save-after" usage:"journal bytes after which a snapshot is saved and the journal cut, or as many as the last snapshot had, whichever is more"`
+
 	LogEntries     int  `knob:"log-entries" usage:"applied entries kept in the log for followers that lag"`
 	LogSize        Size `knob:"log-size" usage:"bytes of applied entries kept in the log for followers that lag"`
 	AdmissionOps   int  `knob:"admission-ops" usage:"operations under way at most; above it RESOURCE_EXHAUSTED"`
@@ -83,6 +89,12 @@ type Config struct {
 	ScanPins    int           `knob:"scan-pins" usage:"snapshots that page tokens may pin at a time"`
 	ScanPinTime time.Duration `knob:"scan-pin-time" usage:"how long a page token stays valid"`
 }
+
+// Where the raft log is, by the name the storage knob gives it.
+const (
+	StorageMemory = "memory"
+	StorageWAL    = "wal"
+)
 
 const (
 	// Smallest max-message that leaves room for every control message.
@@ -130,6 +142,9 @@ func DefaultConfig() Config {
 		InflightMsgs:   256,
 		Uncommitted:    256 << 20,
 		ApplySize:      64 << 20,
+		Storage:        StorageMemory,
+		Sync:           storage.SyncBatched,
+		SaveAfter:      64 << 20,
 		LogEntries:     10000,
 		LogSize:        64 << 20,
 		AdmissionOps:   100000,
@@ -259,6 +274,10 @@ func (c Config) Validate() error {
 		return fail("snapshot-rate", c.SnapshotRate, "is below the minimum %s (0: unlimited)", Rate(minSnapshotRate))
 	case c.SnapshotTimeout < minSnapshotTimeout:
 		return fail("snapshot-timeout", c.SnapshotTimeout, "is below the minimum %v", minSnapshotTimeout)
+	case c.Storage == StorageWAL && c.DataDir == "":
+		return fail("data-dir", "", "must be set with storage wal")
+	case c.Storage != StorageWAL && c.DataDir != "":
+		return fail("data-dir", strconv.Quote(c.DataDir), "needs storage wal: storage %s keeps nothing there", c.Storage)
 	case c.Tick < time.Millisecond:
 		return fail("tick", c.Tick, "is below the minimum 1ms")
 	case c.GRPCWindow != 0 && c.GRPCWindow < minGRPCWindow:
@@ -297,6 +316,7 @@ var positive = map[string]bool{
 	"admission-bytes": true, "gogc": true, "scan-page": true, "scan-pins": true,
 	"scan-pin-time": true, "peer-queue": true, "apply-size": true, "uncommitted": true,
 	"snapshot-window": true, "snapshot-limit": true,
+	"save-after": true,
 }
 
 func checkAddress(field, addr string) error {

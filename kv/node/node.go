@@ -55,8 +55,10 @@ type Node struct {
 	log     *slog.Logger
 	version string
 	self    *kvv1.Member // never changed
+	run     uint64       // random: this run of the node
 	dial    func(ctx context.Context, addr string) (net.Conn, error)
 
+	disk      *storage.Disk // nil without a durable log
 	store     *kv.Store
 	replica   *replica.Replica
 	transport transport.Transport
@@ -110,7 +112,7 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		n.endLife()
 		n.closeListeners()
-		return nil, err
+		return nil, errors.Join(err, n.closeDisk())
 	}
 	return n, nil
 }
@@ -154,11 +156,19 @@ func (n *Node) closeListeners() {
 
 // assemble makes the parts, from the store outwards.
 func (n *Node) assemble(o Options) error {
-	var err error
-	if n.self, err = n.describe(newIncarnation()); err != nil {
+	n.store = kv.NewStore()
+	memory, err := n.recover()
+	if err != nil {
 		return err
 	}
-	n.store = kv.NewStore()
+	n.run = newIncarnation()
+	incarnation := n.run
+	if n.disk != nil {
+		incarnation = n.disk.Incarnation()
+	}
+	if n.self, err = n.describe(incarnation); err != nil {
+		return err
+	}
 	batcher, err := replica.NewBatcher(replica.Batching{
 		Strategy: n.cfg.Batching, MaxCount: n.cfg.BatchCount, MaxBytes: int(n.cfg.BatchSize),
 		Linger: n.cfg.Linger,
@@ -167,10 +177,11 @@ func (n *Node) assemble(o Options) error {
 		return err
 	}
 	n.replica, err = replica.New(replica.Config{
-		ID: n.cfg.ID, Incarnation: n.self.GetIncarnation(),
+		ID: n.cfg.ID, Incarnation: n.run,
 		Tick: n.cfg.Tick, HeartbeatTicks: n.cfg.HeartbeatTicks, ElectionTicks: n.cfg.ElectionTicks,
 		AppendSize: uint64(n.cfg.AppendSize), InflightMsgs: n.cfg.InflightMsgs, InflightBytes: uint64(n.cfg.InflightBytes),
 		Uncommitted: uint64(n.cfg.Uncommitted), ApplySize: uint64(n.cfg.ApplySize),
+		Journal: n.journal(), SaveAfter: int64(n.cfg.SaveAfter),
 		Batcher:    batcher,
 		Packer:     replica.Packer{Packed: n.cfg.Packing == replica.PackPacked, Size: packSize(n.cfg, o.Network != nil)},
 		LogEntries: uint64(n.cfg.LogEntries), LogSize: uint64(n.cfg.LogSize), SnapshotKeep: n.cfg.SnapshotKeep,
@@ -179,7 +190,7 @@ func (n *Node) assemble(o Options) error {
 		MembershipChanged: n.membershipChanged,
 		LeaderChanged:     n.leaderChanged,
 		Logger:            n.log,
-	}, storage.NewMemory(), n.store)
+	}, memory, n.store)
 	if err != nil {
 		return err
 	}
@@ -190,7 +201,7 @@ func (n *Node) assemble(o Options) error {
 
 func (n *Node) assembleServices() {
 	errs := translator{leader: n.notLeader}
-	n.pins = newPins(n.self.GetIncarnation(), n.cfg.ScanPins, n.cfg.ScanPinTime)
+	n.pins = newPins(n.run, n.cfg.ScanPins, n.cfg.ScanPinTime)
 	n.health = health.NewServer()
 	n.health.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	n.health.SetServingStatus(serviceKV, grpc_health_v1.HealthCheckResponse_NOT_SERVING)
@@ -253,7 +264,8 @@ func everyInterface(l net.Listener) bool {
 	return ok && addr.IP.IsUnspecified()
 }
 
-// newIncarnation names one life of a node's memory: random, never 0.
+// newIncarnation names one run of a node, or one life of its memory: random,
+// never 0.
 func newIncarnation() uint64 {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails

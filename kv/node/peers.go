@@ -78,6 +78,12 @@ func (n *Node) membershipChanged(m *kvv1.Membership) {
 		}
 	}
 	n.transport.SetPeers(peers)
+	if n.disk == nil || n.disk.ClusterID() != 0 || m.GetClusterId() == 0 {
+		return
+	}
+	if err := n.disk.SetClusterID(m.GetClusterId()); err != nil {
+		n.fail(err)
+	}
 }
 
 func peerOf(m *kvv1.Member) transport.Peer {

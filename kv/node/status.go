@@ -44,9 +44,13 @@ func (n *Node) status(ctx context.Context) (*clusterv1.StatusResponse, error) {
 			MaxMessageBytes: uint64(n.cfg.MaxMessage), MaxRequestBytes: uint64(n.cfg.MaxRequest),
 			ChunkSizeBytes: uint64(n.cfg.startChunk()), Chunking: n.cfg.Chunking, MaxEntryBytes: rs.MaxEntryBytes,
 		},
-		Counters: counters(rs.Counters),
+		Counters: map[string]uint64{},
 		Version:  n.version,
 		Config:   n.cfg.Values(),
+	}
+	counters(resp.GetCounters(), rs.Counters)
+	if n.disk != nil {
+		counters(resp.GetCounters(), n.disk.Stats())
 	}
 	for _, p := range rs.Progress {
 		if p.ID != n.self.GetId() {
@@ -99,13 +103,17 @@ func transportOf(p transport.PeerStats) *clusterv1.PeerTransport {
 }
 
 // counters names the replica's counters as their tags do.
-func counters(c replica.Counters) map[string]uint64 {
-	v := reflect.ValueOf(c)
-	out := make(map[string]uint64, v.NumField())
+// counters adds the fields of a struct with counter tags, times in nanoseconds.
+func counters(to map[string]uint64, from any) {
+	v := reflect.ValueOf(from)
 	for i := range v.NumField() {
-		if name := v.Type().Field(i).Tag.Get("counter"); name != "" {
-			out[name] = v.Field(i).Uint()
+		name := v.Type().Field(i).Tag.Get("counter")
+		switch f := v.Field(i); {
+		case name == "":
+		case f.CanInt():
+			to[name] = uint64(f.Int())
+		default:
+			to[name] = f.Uint()
 		}
 	}
-	return out
 }

@@ -103,5 +103,8 @@ func (n *Node) shutdown(ctx context.Context, running bool) {
 	}
 	n.closeListeners()
 	n.serving.Wait()
+	if err := n.closeDisk(); err != nil {
+		n.log.Error("data folder", "error", err)
+	}
 	n.log.Info("stopped")
 }
