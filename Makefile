@@ -15,7 +15,7 @@ BASE_PORT ?= 21001
 FLAGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race-test check lint fmt proto check-generate bench bench-chunks bench-smoke cluster scenario fuzz-seeds clean tools
+.PHONY: help build test race-test check lint fmt proto check-generate bench bench-chunks bench-smoke cluster scenario soak fuzz-seeds clean tools
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ fuzz-seeds: ## run each fuzz target for a few seconds
 
 scenario: build ## three processes through the whole sequence, each command with its answer
 	./.ci/scenario $(BIN)/raftkv
+
+soak: build ## kill all nodes of a durable cluster under load, 20 times
+	RAFTLAB_KILLS=20 $(GO) test ./bench/cluster -run TestNothingDurableIsLost -v -count=1
 
 bench: build ## measure: experiments quick and chunk-size, about 4 minutes and a half
 	@echo "Time budget: quick at most 150 s, chunk-size at most 120 s."

@@ -196,6 +196,9 @@ func (n *Node) assemble(o Options) error {
 	}
 	n.assembleServices()
 	n.assembleTransport(o)
+	if m := n.store.Membership(); m.GetClusterId() != 0 { // of the snapshot it came back with
+		n.membershipChanged(m)
+	}
 	return nil
 }
 
