@@ -132,7 +132,7 @@ type script struct {
 	next    snap    // being committed; index 0 if none
 	restart bool    // the log has still to restart at snap
 	opening bool    // Open has not returned for the first time
-	cluster uint64
+	cluster uint64 // id that was acknowledged
 }
 
 func newScript(seed uint64, policy string) *script {
@@ -236,19 +236,39 @@ func (s *script) open() error {
 	if err != nil {
 		return err
 	}
-	s.disk, s.opening = d, false
-	got, err := recovered(d)
+	got, found, err := s.match(d)
 	if err != nil {
 		return err
 	}
-	s.restart = false
-	// The base of the journal may be before the snapshot; the script knows no
-	// difference, as it never goes there again.
+	s.disk, s.opening, s.restart, s.snap, s.next = d, false, false, found, snap{}
 	s.history = append(s.history, got)
 	if s.o.Sync != storage.SyncNever {
 		s.durable = len(s.history) - 1
 	}
 	return nil
+}
+
+// match checks that what a Disk recovered is what may be there.
+func (s *script) match(d *storage.Disk) (got state, found snap, err error) {
+	if got, err = recovered(d); err != nil {
+		return got, found, err
+	}
+	if id := d.ClusterID(); id != s.cluster && id != 99 {
+		return got, found, fmt.Errorf("cluster id %d, %d was acknowledged", id, s.cluster)
+	}
+	if found, err = checkSnapshot(d); err != nil {
+		return got, found, err
+	}
+	if found != s.snap && (found != s.next || s.next.index == 0) {
+		return got, found, fmt.Errorf("snapshot %v, want %v or %v", found, s.snap, s.next)
+	}
+	if !slices.ContainsFunc(s.history[s.durable:], func(h state) bool {
+		placed := h.place(found.index, found.term)
+		return placed.equal(&got)
+	}) {
+		return got, found, fmt.Errorf("found %v\nwith snapshot %v, promised %v\nlast asked for %v", &got, found, &s.history[s.durable], s.now())
+	}
+	return got, found, nil
 }
 
 func (s *script) step() error {
@@ -287,8 +307,11 @@ func (s *script) step() error {
 	case pick <= 6:
 		return s.disk.Release(s.snap.index)
 	case pick == 7 && s.cluster == 0:
-		s.cluster = 99
-		return s.disk.SetClusterID(99)
+		err := s.disk.SetClusterID(99)
+		if err == nil {
+			s.cluster = 99
+		}
+		return err
 	}
 	var messages []*raftpb.Message
 	from := *now
@@ -308,22 +331,9 @@ func (s *script) check(left *storagetest.Disk) error {
 	if err != nil {
 		return fmt.Errorf("it can't be opened: %w", err)
 	}
-	got, err := recovered(d)
+	got, _, err := s.match(d)
 	if err != nil {
 		return err
-	}
-	found, err := checkSnapshot(d)
-	if err != nil {
-		return err
-	}
-	if found != s.snap && (found != s.next || s.next.index == 0) {
-		return fmt.Errorf("snapshot %v, want %v or %v", found, s.snap, s.next)
-	}
-	if !slices.ContainsFunc(s.history[s.durable:], func(h state) bool {
-		placed := h.place(found.index, found.term)
-		return placed.equal(&got)
-	}) {
-		return fmt.Errorf("found %v\nwith snapshot %v, promised %v\nlast asked for %v", &got, found, &s.history[s.durable], s.now())
 	}
 	m := &raftpb.Message{Term: new(got.term + 1), Vote: new(uint64(1)), Commit: new(got.commit), Entries: []*raftpb.Entry{
 		{Index: new(got.last() + 1), Term: new(got.term + 1), Data: []byte("on")},
@@ -365,11 +375,13 @@ func checkSnapshot(d *storage.Disk) (snap, error) {
 
 const scriptSteps = 60
 
+var errPower = errors.New("power is gone")
+
 // Power goes at every operation of the file system.
 func TestPowerLoss(t *testing.T) {
 	for _, policy := range []string{storage.SyncAlways, storage.SyncBatched} {
 		t.Run(policy, func(t *testing.T) {
-			operations, images := 0, 0
+			operations, images, cuts := 0, 0, 0
 			for seed := range uint64(6) {
 				s := newScript(seed, policy)
 				crashes := rand.New(rand.NewPCG(seed, 2))
@@ -382,15 +394,32 @@ func TestPowerLoss(t *testing.T) {
 						}
 					}
 				}
-				s.fs.Before = func(op storagetest.Op) error { look(op); return nil }
+				// Now and then the script goes on with what the power cut left.
+				var left *storagetest.Disk
+				before := func(op storagetest.Op) error {
+					look(op)
+					if left == nil && crashes.IntN(25) == 0 {
+						left = s.fs.Crash(50, crashes)
+					}
+					if left != nil {
+						return errPower
+					}
+					return nil
+				}
+				s.fs.Before = before
 				for i := range scriptSteps {
-					if err := s.step(); err != nil {
+					err := s.step()
+					if left != nil {
+						left.Before = before
+						s.fs, s.o.FS, s.disk, left = left, left, nil, nil
+						cuts++
+					} else if err != nil {
 						t.Fatalf("seed %d, step %d: %v", seed, i, err)
 					}
 				}
 				look(storagetest.Op{Kind: "end"})
 			}
-			t.Logf("%d operations, %d crashes", operations, images)
+			t.Logf("%d operations, %d power cuts looked at, %d gone on from", operations, images, cuts)
 		})
 	}
 }
