@@ -2,16 +2,23 @@ package storage_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/testing/protocmp"
+	"pgregory.net/rapid"
 
 	"raftlab/kv/storage"
+	"raftlab/kv/storage/storagetest"
 )
 
 func open(t testing.TB, o storage.Options) *storage.Disk {
@@ -154,6 +161,335 @@ func TestWriteAndReopen(t *testing.T) {
 			}
 			checkModes(t, o.Dir)
 		})
+	}
+}
+
+// Twin: the log after a reopen is what storage.Memory makes of the same calls.
+func TestDiskIsMemory(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		o := storage.Options{Dir: "/d", FS: storagetest.New(), Node: 1, SegmentSize: rapid.Int64Range(1, 2000).Draw(t, "segment size")}
+		o.Sync = rapid.SampledFrom([]string{storage.SyncAlways, storage.SyncBatched, storage.SyncNever}).Draw(t, "sync")
+		d, err := storage.Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		twin := storage.NewMemory()
+		hard := &raftpb.HardState{}
+		saved := uint64(0) // index of the newest snapshot
+		save := func(m *raftpb.SnapshotMetadata) {
+			f, err := d.NewSnapshot(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.Write(rapid.SliceOf(rapid.Byte()).Draw(t, "state")); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			saved = m.GetIndex()
+		}
+		do := func(m *raftpb.Message) {
+			if err := d.Write([]*raftpb.Message{m}); err != nil {
+				t.Fatal(err)
+			}
+			if m.Snapshot != nil {
+				if err := twin.Restore(m.Snapshot.Metadata); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hard = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
+			if err := twin.Append(m.Entries, hard); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"append": func(t *rapid.T) {
+				last, _ := twin.LastIndex()
+				first := rapid.Uint64Range(max(hard.GetCommit(), saved)+1, last+1).Draw(t, "first")
+				term := hard.GetTerm() + 1
+				n := rapid.Uint64Range(1, 20).Draw(t, "n")
+				do(message(first, n, term, term, 0, rapid.Uint64Range(max(hard.GetCommit(), saved), first+n-1).Draw(t, "commit")))
+			},
+			"snapshot": func(t *rapid.T) {
+				if index := hard.GetCommit(); index > saved {
+					term, err := twin.Term(index)
+					if err != nil {
+						t.Fatal(err)
+					}
+					save(meta(index, term))
+				}
+			},
+			"restart": func(t *rapid.T) {
+				last, _ := twin.LastIndex()
+				index, term := last+rapid.Uint64Range(1, 5).Draw(t, "ahead"), hard.GetTerm()+1
+				save(meta(index, term))
+				do(restart(index, term))
+			},
+			"release": func(t *rapid.T) {
+				if err := d.Release(saved); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"reopen": func(t *rapid.T) {
+				if err := d.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if d, err = storage.Open(o); err != nil {
+					t.Fatal(err)
+				}
+				if first, _ := twin.FirstIndex(); saved >= first {
+					if err := twin.Compact(saved); err != nil {
+						t.Fatal(err)
+					}
+				}
+				sameLog(t, d.Log(), twin)
+			},
+		})
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func sameLog(t *rapid.T, got, want *storage.Memory) {
+	first, _ := got.FirstIndex()
+	last, _ := got.LastIndex()
+	wantFirst, _ := want.FirstIndex()
+	wantLast, _ := want.LastIndex()
+	if first != wantFirst || last != wantLast || got.Bytes() != want.Bytes() {
+		t.Fatalf("log [%d, %d] of %d bytes, want [%d, %d] of %d", first, last, got.Bytes(), wantFirst, wantLast, want.Bytes())
+	}
+	gotTerm, err := got.Term(first - 1)
+	wantTerm, wantErr := want.Term(first - 1)
+	if gotTerm != wantTerm || err != nil || wantErr != nil {
+		t.Fatalf("term %d, %v before the log, want %d, %v", gotTerm, err, wantTerm, wantErr)
+	}
+	if last >= first {
+		es, err := got.Entries(first, last+1, 1<<40)
+		wantEs, wantErr := want.Entries(first, last+1, 1<<40)
+		if err := errors.Join(err, wantErr); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(wantEs, es, protocmp.Transform()); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+	hs, _, _ := got.InitialState()
+	wantHs, _, _ := want.InitialState()
+	if hs.GetTerm() != wantHs.GetTerm() || hs.GetVote() != wantHs.GetVote() || hs.GetCommit() != wantHs.GetCommit() {
+		t.Fatalf("hard state %v, want %v", hs, wantHs)
+	}
+}
+
+// What was cut off as torn does not come back when something as long is written
+// in place of its beginning.
+func TestCutOffStaysOff(t *testing.T) {
+	f := newFolder(t)
+	f.o.Sync = storage.SyncBatched
+	f.use(func(d *storage.Disk) {
+		write(t, d, message(1, 1, 1, 1, 1, 0))
+		write(t, d, message(2, 1, 1, 0, 0, 0), message(3, 1, 1, 0, 0, 0)) // one fsync: neither tells of the other
+	})
+	f.change(journal1, flip(150)) // in the record of entry 2
+	f.use(func(d *storage.Disk) {
+		if last, _ := d.Log().LastIndex(); last != 1 {
+			t.Fatalf("last index %d after the cut", last)
+		}
+		write(t, d, message(2, 1, 1, 0, 0, 0))
+	})
+	f.use(func(d *storage.Disk) {
+		if last, _ := d.Log().LastIndex(); last != 2 {
+			t.Fatalf("last index %d: what was cut off is there again", last)
+		}
+	})
+}
+
+// Snapshots, releases and status come from other goroutines than Write.
+func TestConcurrentUse(t *testing.T) {
+	d := open(t, storage.Options{Dir: t.TempDir(), Node: 1, Sync: storage.SyncBatched, SegmentSize: 4 << 10})
+	const n = 300
+	done := make(chan struct{})
+	var others sync.WaitGroup
+	var written atomic.Uint64
+	others.Go(func() {
+		for last := uint64(0); last < n; {
+			if index := written.Load(); index > last {
+				last = index
+				snapshot(t, d, last, 1, "state")
+				if err := d.Release(last); err != nil {
+					t.Error(err)
+					return
+				}
+			} else {
+				runtime.Gosched()
+			}
+		}
+	})
+	others.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if s := d.Stats(); s.Segments == 0 {
+				t.Error("no segment")
+				return
+			}
+			_, r, err := d.Snapshot()
+			if err == nil && r != nil {
+				_, err = io.Copy(io.Discard, r)
+				err = errors.Join(err, r.Close())
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for i := range uint64(n) {
+		write(t, d, message(i+1, 1, 1, 1, 1, i+1))
+		written.Store(i + 1)
+	}
+	close(done)
+	others.Wait()
+	s := d.Stats()
+	if s.Appends != n || s.Fsyncs < n || s.FsyncTime == 0 || s.FsyncMax > s.FsyncTime || s.Segments > 2 || s.Snapshots == 0 ||
+		s.SnapshotBytes == 0 || s.Bytes < s.JournalBytes-1000 {
+		t.Errorf("%+v", s)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Two handles of one folder are one too many, in the same process too.
+func TestLockOfTheOS(t *testing.T) {
+	o := storage.Options{Dir: t.TempDir(), Node: 1}
+	d := open(t, o)
+	if _, err := storage.Open(o); !errors.Is(err, storage.ErrLocked) {
+		t.Fatalf("second Open: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, o)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFolderThatIsAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := storage.Open(storage.Options{Dir: path, Node: 1})
+	want := "data folder " + path + " is not writable: open " + path + "/LOCK: not a directory: let this user write there, or choose another folder"
+	if err == nil || err.Error() != want {
+		t.Fatalf("%v, want %q", err, want)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	for _, c := range []struct {
+		o    storage.Options
+		want string
+	}{
+		{storage.Options{Node: 1}, "data folder: no path"},
+		{storage.Options{Dir: "x"}, "data folder: node 0"},
+		{storage.Options{Dir: "x", Node: 1, Sync: "often"}, `sync "often": not always, batched or never`},
+		{storage.Options{Dir: "x", Node: 1, SegmentSize: -1}, "segment size -1 is negative"},
+	} {
+		if _, err := storage.Open(c.o); err == nil || err.Error() != c.want {
+			t.Errorf("%v, want %q", err, c.want)
+		}
+	}
+}
+
+func TestSnapshotFileMisuse(t *testing.T) {
+	d := open(t, storage.Options{Dir: t.TempDir(), Node: 1})
+	defer func() { _ = d.Close() }()
+	snapshot(t, d, 5, 1, "state")
+	if _, err := d.NewSnapshot(meta(4, 1)); err == nil || err.Error() != "snapshot of index 4 is older than the newest, of index 5" {
+		t.Errorf("older: %v", err)
+	}
+	if _, err := d.NewSnapshot(meta(0, 1)); err == nil {
+		t.Error("index 0 was accepted")
+	}
+	s, err := d.NewSnapshot(meta(5, 1)) // the same again is fine
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.NewSnapshot(meta(9, 1)); err == nil || err.Error() != "another snapshot is being written" {
+		t.Errorf("a second one: %v", err)
+	}
+	if err := errors.Join(s.Commit(), s.Abort()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(); err == nil {
+		t.Error("committed twice")
+	}
+	err = d.Write([]*raftpb.Message{restart(9, 1)})
+	if err == nil || !strings.HasSuffix(err.Error(), ": log restarts at index 9, of which no snapshot was committed") {
+		t.Errorf("restart without a snapshot: %v", err)
+	}
+	if again := d.Write(nil); again == nil || again.Error() != err.Error() {
+		t.Errorf("later: %v", again)
+	}
+}
+
+func TestClusterID(t *testing.T) {
+	o := storage.Options{Dir: t.TempDir(), Node: 1}
+	d := open(t, o)
+	if err := errors.Join(d.SetClusterID(7), d.SetClusterID(7), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, o)
+	defer func() { _ = d.Close() }()
+	if d.ClusterID() != 7 {
+		t.Fatalf("cluster %d", d.ClusterID())
+	}
+	if err, want := d.SetClusterID(8), o.Dir+" belongs to cluster 7, not 8: choose another folder"; err == nil || err.Error() != want {
+		t.Fatalf("%v, want %q", err, want)
+	}
+}
+
+// One message of one entry.
+func BenchmarkWrite(b *testing.B) {
+	for _, policy := range []string{storage.SyncAlways, storage.SyncBatched, storage.SyncNever} {
+		for _, size := range []int{256, 4 << 10, 64 << 10, 1 << 20} {
+			b.Run(fmt.Sprintf("sync=%s/bytes=%d", policy, size), func(b *testing.B) {
+				d := open(b, storage.Options{Dir: b.TempDir(), Node: 1, Sync: policy})
+				m := message(1, 1, 1, 0, 0, 0)
+				m.Entries[0].Data = make([]byte, size)
+				messages := []*raftpb.Message{m}
+				snapshot(b, d, 1<<40, 1, "state") // so that segments can go
+				snapshot(b, d, 1<<40+1, 1, "state")
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				index := uint64(0)
+				for b.Loop() {
+					index++
+					*m.Entries[0].Index = index
+					if err := d.Write(messages); err != nil {
+						b.Fatal(err)
+					}
+					if index%64 == 0 {
+						if err := d.Release(index); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+				c := d.Stats()
+				b.ReportMetric(float64(c.Bytes)/float64(index)/float64(size), "written/byte")
+				b.ReportMetric(float64(c.Fsyncs)/float64(index), "fsyncs/op")
+				if err := d.Close(); err != nil {
+					b.Fatal(err)
+				}
+			})
+		}
 	}
 }
 

@@ -105,11 +105,10 @@ func segmentHeaderCRC(h []byte) uint32 {
 	return crc32.Update(crc32.Checksum(h[:12], castagnoli), castagnoli, h[16:segmentHeader])
 }
 
-// recordCRC is the checksum of a record's head at an offset of a segment.
+// recordCRC is the checksum of a record's head at an offset of a segment. Begun
+// otherwise, it never ends the same.
 func recordCRC(seed uint32, offset int64, head []byte) uint32 {
-	var at [8]byte
-	binary.LittleEndian.PutUint64(at[:], uint64(offset))
-	return crc32.Update(crc32.Update(seed, castagnoli, at[:]), castagnoli, head[4:recordHead])
+	return crc32.Update(seed^uint32(offset/recordAlign), castagnoli, head[4:recordHead])
 }
 
 func align(n int) int { return (n + recordAlign - 1) &^ (recordAlign - 1) }

@@ -132,7 +132,7 @@ type script struct {
 	next    snap    // being committed; index 0 if none
 	restart bool    // the log has still to restart at snap
 	opening bool    // Open has not returned for the first time
-	cluster uint64 // id that was acknowledged
+	cluster uint64  // id that was acknowledged
 }
 
 func newScript(seed uint64, policy string) *script {
@@ -494,7 +494,7 @@ func failAt(seed uint64, at int, fault error) (done bool, err error) {
 	if !errors.Is(err, fault) {
 		return false, fmt.Errorf("%v failed, the error says %w", failed, err)
 	}
-	if fault == syscall.ENOSPC && !errors.Is(err, storage.ErrNoSpace) && failed.Kind != "remove" {
+	if errors.Is(fault, syscall.ENOSPC) && !errors.Is(err, storage.ErrNoSpace) && failed.Kind != "remove" {
 		return false, fmt.Errorf("%v: not ErrNoSpace: %w", failed, err)
 	}
 	if err := s.checkFatal(failed, err); err != nil {
@@ -527,7 +527,7 @@ func (s *script) checkFatal(op *storagetest.Op, cause error) error {
 	_, newErr := s.disk.NewSnapshot(meta(1<<40, 1<<40))
 	for _, err := range []error{err, newErr, s.disk.Release(1), s.disk.SetClusterID(5), s.disk.Close()} {
 		if err == nil || err.Error() != cause.Error() && !strings.HasPrefix(cause.Error(), err.Error()) {
-			return fmt.Errorf("after %v failed with %q a later call says: %w", op, cause, err)
+			return fmt.Errorf("after %v failed with %q a later call says: %w", op, cause.Error(), err)
 		}
 	}
 	return nil

@@ -81,11 +81,11 @@ func (d *Disk) NewSnapshot(meta *raftpb.SnapshotMetadata) (*SnapshotFile, error)
 		return nil, fmt.Errorf("new snapshot: %w", noSpace(err))
 	}
 	d.writing = true
-	return &SnapshotFile{d: d, meta: proto.CloneOf(meta), path: path, f: f, buf: appendSnapshotHead(nil)}, nil
+	return &SnapshotFile{d: d, meta: proto.CloneOf(meta), path: path, f: f, buf: newSnapshotHead()}, nil
 }
 
-func appendSnapshotHead(b []byte) []byte {
-	b = append(b, snapshotMagic...)
+func newSnapshotHead() []byte {
+	b := append(make([]byte, 0, snapshotHead), snapshotMagic...)
 	b = binary.LittleEndian.AppendUint32(b, format)
 	return binary.LittleEndian.AppendUint32(b, 0)
 }
@@ -101,7 +101,7 @@ func appendSnapshotTail(b []byte, meta *raftpb.SnapshotMetadata, data int64, crc
 	b = binary.LittleEndian.AppendUint64(b, uint64(data))
 	b = binary.LittleEndian.AppendUint32(b, uint32(n))
 	b = binary.LittleEndian.AppendUint32(b, crc)
-	sum := crc32.Update(crc32.Checksum(appendSnapshotHead(nil), castagnoli), castagnoli, b[start:])
+	sum := crc32.Update(crc32.Checksum(newSnapshotHead(), castagnoli), castagnoli, b[start:])
 	b = binary.LittleEndian.AppendUint32(b, sum)
 	return append(b, snapshotMagic...), nil
 }
