@@ -57,7 +57,7 @@ func TestNothingLiesInPooledBuffers(t *testing.T) {
 				for j := range 4 {
 					key := fmt.Sprintf("%d/%d", size, j)
 					value := make([]byte, size+j)
-					rand.NewChaCha8([32]byte{byte(i), byte(j)}).Read(value) //nolint:errcheck,gosec // never fails
+					rand.NewChaCha8([32]byte{byte(i), byte(j)}).Read(value) //nolint:errcheck // never fails
 					want[key] = value
 					writers.Go(func() {
 						if _, err := leader.kv.Put(ctx, &kvv1.PutRequest{Key: []byte(key), Value: value}); err != nil {
