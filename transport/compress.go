@@ -174,7 +174,18 @@ const (
 // grpcHeader is what gRPC puts in front of each message.
 const grpcHeader = 5
 
-// wireCounter is a stats.Handler that counts the bytes of sent frames as they
+// onWire is about how many bytes a message of that size becomes. A link has to
+// charge for it before it is compressed, so this is what compression made of the
+// messages before it.
+func (p *peer) onWire(bytes int) int {
+	from := p.count.uncompressed.Load()
+	if from == 0 {
+		return bytes
+	}
+	return int(float64(bytes) * float64(p.count.compressed.Load()) / float64(from))
+}
+
+// wireCounter is a stats.Handler that counts the bytes of what is sent as they
 // travel. It is used with compression only, since gRPC allocates for it.
 type wireCounter struct{ count *counters }
 
@@ -193,6 +204,8 @@ func (w wireCounter) HandleRPC(_ context.Context, s stats.RPCStats) {
 	if !ok {
 		return
 	}
+	w.count.compressed.Add(uint64(out.WireLength))
+	w.count.uncompressed.Add(uint64(out.Length))
 	switch out.Payload.(type) {
 	case *outgoing, *transportv1.Frame:
 		w.count.wireBytesSent.Add(uint64(out.WireLength))

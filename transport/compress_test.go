@@ -109,6 +109,7 @@ func TestCompressionOverRealLimit(t *testing.T) {
 					send(false, 2000, 2000, 2000, 2000) // above the limit before, not after
 					received(5)
 					plain := a.stat()
+					charged := (*a.transport.(*server).peers.Load())[2].onWire(1000)
 					send(true, fits-20)
 					send(true, 1000, 1000, 1000, 1000, 1000)
 					exact := appendMessage(index)
@@ -135,6 +136,9 @@ func TestCompressionOverRealLimit(t *testing.T) {
 					}
 					if s.Refusals != refusals || s.Problem != "" || s.MessagesDropped != 0 {
 						t.Errorf("%+v", s)
+					}
+					if (name == CompressionNone) != (charged == 1000) || name != CompressionNone && charged > 250 {
+						t.Errorf("a link charges for %d bytes of 1000", charged)
 					}
 					switch {
 					case name == CompressionNone && s.WireBytesSent != s.BytesSent+grpcHeader*s.FramesSent:

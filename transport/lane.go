@@ -244,7 +244,7 @@ func (o *outlet) forward(q queued, f *Frame, last bool) (released bool, err erro
 		return false, o.carrier.send(f)
 	case p.server.cfg.Kind == KindUnary:
 		// The next RPC begins when this one's answer has come back.
-		k, err := p.path.carry(o.ctx, s, queued{jitter: q.jitter}, f.Size())
+		k, err := p.path.carry(o.ctx, s, queued{jitter: q.jitter}, p.onWire(f.Size()))
 		if err == nil {
 			err = o.carrier.send(f)
 		}
@@ -253,7 +253,7 @@ func (o *outlet) forward(q queued, f *Frame, last bool) (released bool, err erro
 		}
 		return false, err
 	}
-	k, at, err := p.path.admit(o.ctx, s, q, f.Size())
+	k, at, err := p.path.admit(o.ctx, s, q, p.onWire(f.Size()))
 	if err != nil {
 		return false, err
 	}

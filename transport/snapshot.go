@@ -320,7 +320,7 @@ func (t *transfer) send(ctx context.Context, f *transportv1.SnapshotFrame, s *sl
 		}
 		// Pipelined: the line's time is waited for, its delay is one for all, and
 		// small against a snapshot.
-		k, at, err := p.path.admit(ctx, s, queued{}, proto.Size(f))
+		k, at, err := p.path.admit(ctx, s, queued{}, p.onWire(proto.Size(f)))
 		if err == nil && k != nil && (f.GetOffer() != nil || f.GetLast()) {
 			err = k.sleep(ctx, s, at)
 		}

@@ -13,6 +13,7 @@ type counters struct {
 	dials, messagesSent, messagesDropped, messagesSplit  atomic.Uint64
 	framesSent, fragmentsSent, bytesSent, largest        atomic.Uint64
 	wireBytesSent                                        atomic.Uint64
+	compressed, uncompressed                             atomic.Uint64 // all messages to the peer, with compression only
 	refusals                                             atomic.Uint64
 	snapshotsSent, snapshotChunksSent, snapshotBytesSent atomic.Uint64
 	messagesReceived, framesReceived, bytesReceived      atomic.Uint64
