@@ -48,10 +48,13 @@ func TestAuditEnd(t *testing.T) {
 }
 
 func TestAuditLag(t *testing.T) {
-	if got := auditLag(time.Millisecond, 10*time.Millisecond); got != "" {
+	if got := auditLag(time.Millisecond, 10*time.Millisecond, 5*time.Millisecond); got != "" {
 		t.Errorf("a tenth: %q", got)
 	}
-	if got := auditLag(1100*time.Microsecond, 10*time.Millisecond); !strings.Contains(got, "lag p99 1.1ms is more than 10 %") {
+	if got := auditLag(1100*time.Microsecond, 10*time.Millisecond, 9*time.Millisecond); got != "" {
+		t.Errorf("at most a tenth of the tail: %q", got)
+	}
+	if got := auditLag(1100*time.Microsecond, 10*time.Millisecond, 8900*time.Microsecond); !strings.Contains(got, "lag p99 1.1ms is more than 10 %") {
 		t.Errorf("more than a tenth: %q", got)
 	}
 }

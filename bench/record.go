@@ -142,6 +142,11 @@ type Trial struct {
 	// Series has one point an interval.
 	Series []Point `json:"series,omitempty"`
 
+	// Events happened to the cluster in the window. CatchUpS is how long a node that
+	// joined took to have all data of when it did; 0 when it did not in the window.
+	Events   []Event `json:"events,omitempty"`
+	CatchUpS float64 `json:"catch_up_s,omitempty"`
+
 	// Verified keys were read back: each one's mod revision was at least the
 	// highest acknowledged. Violations list those that were not.
 	VerifiedKeys int      `json:"verified_keys"`
@@ -219,6 +224,9 @@ type VariantSummary struct {
 	// Samples is the number of operations behind the percentiles, all blocks.
 	Samples uint64 `json:"samples"`
 	Errors  uint64 `json:"errors"`
+	// CatchUpS is how long a node took that joined, over the blocks in which it did
+	// within the window.
+	CatchUpS Estimate `json:"catch_up_s"`
 	// Ceilings has one element for each of the variant's that was measured.
 	Ceilings []CeilingShare `json:"ceilings,omitempty"`
 	// Ratio to the baseline and its verdict: better, worse, same, inconclusive;

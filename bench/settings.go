@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"raftlab/kv/node"
 	"raftlab/transport"
@@ -38,17 +39,18 @@ type Load struct {
 
 	Wire string `knob:"wire" values:"unary,stream" usage:"which API target wire or relay serves"`
 
-	Clients      int       `knob:"clients" usage:"clients, each with one message under way"`
-	Conns        int       `knob:"conns" usage:"client connections that the clients share (default: 1)"`
-	Rate         float64   `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
-	OpsPerMsg    int       `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
-	Op           string    `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
-	ReadRatio    float64   `knob:"read-ratio" usage:"share of gets for op mixed, 0 to 1"`
-	Read         string    `knob:"read" values:"linearizable,lease,follower,stale" usage:"what gets promise, and who answers: the leader by a round or under its lease, all nodes with a round, all nodes without"`
-	ValueSize    node.Size `knob:"value-size" usage:"bytes of a value"`
-	KeySize      int       `knob:"key-size" usage:"bytes of a key"`
-	Keys         int       `knob:"keys" usage:"distinct keys"`
-	Distribution string    `knob:"key-distribution" values:"uniform,zipf,sequential" usage:"which keys are picked"`
+	Clients      int           `knob:"clients" usage:"clients, each with one message under way"`
+	Conns        int           `knob:"conns" usage:"client connections that the clients share (default: 1)"`
+	Rate         float64       `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
+	OpsPerMsg    int           `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
+	Op           string        `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
+	ReadRatio    float64       `knob:"read-ratio" usage:"share of gets for op mixed, 0 to 1"`
+	Read         string        `knob:"read" values:"linearizable,lease,follower,stale" usage:"what gets promise, and who answers: the leader by a round or under its lease, all nodes with a round, all nodes without"`
+	ValueSize    node.Size     `knob:"value-size" usage:"bytes of a value"`
+	KeySize      int           `knob:"key-size" usage:"bytes of a key"`
+	Keys         int           `knob:"keys" usage:"distinct keys"`
+	JoinAfter    time.Duration `knob:"join-after" usage:"when a further node joins, empty, from the window's beginning (0: never)"`
+	Distribution string        `knob:"key-distribution" values:"uniform,zipf,sequential" usage:"which keys are picked"`
 }
 
 // Settings are everything that makes one variant.
@@ -203,6 +205,8 @@ func (s *Settings) reads(key string) bool {
 		return l.Topology != TopologyExternal && l.Target != TargetWire // the followers of a relay too
 	case "conns":
 		return l.Target != TargetDirect
+	case "join-after":
+		return l.Topology != TopologyExternal && !isEcho(l.Target)
 	case "wire":
 		return isEcho(l.Target)
 	case "ops-per-message":
@@ -302,6 +306,7 @@ func (l *Load) validate() error {
 		{"value-size", float64(l.ValueSize), 0, 1 << 30},
 		{"key-size", float64(l.KeySize), 8, 4096},
 		{"keys", float64(l.Keys), 1, 1e8},
+		{"join-after", float64(l.JoinAfter), 0, float64(time.Hour)},
 	} {
 		if c.value < c.min {
 			return fmt.Errorf("%s %s is below the minimum %s", c.key, plain(c.key, c.value), plain(c.key, c.min))
@@ -315,8 +320,11 @@ func (l *Load) validate() error {
 
 // plain formats a number as the field is written: 1GiB, not 1.073741824e+09.
 func plain(key string, value float64) string {
-	if key == "value-size" {
+	switch key {
+	case "value-size":
 		return node.Size(value).String()
+	case "join-after":
+		return time.Duration(value).String()
 	}
 	return strconv.FormatFloat(value, 'f', -1, 64)
 }

@@ -40,7 +40,11 @@ type blocks struct {
 	figures         map[string][]float64 // by metric, and bytes/s
 }
 
-const bytesPerS = "bytes/s"
+// Figures beside the metrics.
+const (
+	bytesPerS = "bytes/s"
+	catchUpS  = "catch-up-s"
+)
 
 func newBlocks(run *Run, id string) *blocks {
 	b := &blocks{viable: true, figures: map[string][]float64{}}
@@ -68,6 +72,9 @@ func newBlocks(run *Run, id string) *blocks {
 			"p99.9-latency-ns": float64(l.P999Ns), "max-latency-ns": float64(l.MaxNs),
 		} {
 			b.set(metric, t.Block, value)
+		}
+		if t.CatchUpS > 0 {
+			b.set(catchUpS, t.Block, t.CatchUpS)
 		}
 	}
 	return b
@@ -126,6 +133,7 @@ func (s *summarizer) variant(v *Variant) VariantSummary {
 		OpsPerS: b.estimate("ops/s"), BytesPerS: b.estimate(bytesPerS),
 		P50Ns: b.estimate("p50-latency-ns"), P90Ns: b.estimate("p90-latency-ns"), P99Ns: b.estimate("p99-latency-ns"),
 		P999Ns: b.estimate("p99.9-latency-ns"), MaxNs: b.estimate("max-latency-ns"),
+		CatchUpS: b.estimate(catchUpS),
 	}
 	for _, id := range v.Ceilings {
 		if share, ok := s.share(b, id); ok {

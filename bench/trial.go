@@ -171,6 +171,9 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	defer func() { err = errors.Join(err, probe.close()) }()
 	cfg := b.loadConfig()
 	w := window{ctx: ctx, probe: probe, length: cfg.Duration}
+	if after := b.variant.Settings.Load.JoinAfter; after > 0 {
+		w.onBegin = func(ctx context.Context) { w.join = startJoin(ctx, b.cluster, after) }
+	}
 	if b.job.kind == TrialProfile {
 		w.capture = newCapture(b.r.Folder, b.variant.ID, b.self, b.debug, cfg.Duration)
 	}
@@ -194,6 +197,12 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 		return err
 	}
 	b.record(t, rec, &w)
+	if w.join != nil {
+		t.Events, t.CatchUpS = w.join.events, w.join.caughtUp.Seconds()
+		if w.join.err != nil {
+			return w.join.err
+		}
+	}
 	if w.capture != nil {
 		var captureErr error
 		if t.Profiles, captureErr = w.capture.end(ctx); captureErr != nil {
@@ -223,6 +232,9 @@ type window struct {
 	capture *capture
 	length  time.Duration
 
+	onBegin func(ctx context.Context) // of an event in the window; nil for none
+	join    *join                     // after begin
+
 	wg            sync.WaitGroup
 	before, after sample
 }
@@ -233,8 +245,16 @@ func (w *window) begin() {
 	if w.capture != nil {
 		w.capture.begin(w.ctx)
 	}
+	ctx, end := context.WithTimeout(w.ctx, w.length)
+	if w.onBegin != nil {
+		w.onBegin(ctx)
+	}
 	w.wg.Go(func() {
+		defer end()
 		defer timer.Stop()
+		if w.join != nil {
+			defer func() { <-w.join.done }()
+		}
 		w.before = w.probe.take(w.ctx)
 		select {
 		case <-timer.C:
@@ -295,7 +315,7 @@ func (b *rig) audit(t *Trial, rec *load.Recording) {
 	if b.variant.Settings.Load.Rate > 0 && b.job.kind == TrialMeasured {
 		lag := time.Duration(rec.Lag().ValueAtPercentile(99))
 		response := time.Duration(t.Response["all"].P99Ns)
-		if problem := auditLag(lag, response); problem != "" {
+		if problem := auditLag(lag, response, time.Duration(t.Service["all"].P99Ns)); problem != "" {
 			t.Valid, t.Problem = false, problem
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"raftlab/kv/client"
 	"raftlab/kv/node"
 	clusterv1 "raftlab/proto/raftlab/cluster/v1"
+	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
 // Topologies.
@@ -354,28 +355,43 @@ func (c *Cluster) Status(ctx context.Context, n *Node) (*clusterv1.StatusRespons
 
 // AddNode starts a further node and makes it a voter.
 func (c *Cluster) AddNode(ctx context.Context) (*Node, error) {
+	n, membership, err := c.addLearner(ctx)
+	if err != nil {
+		return nil, err
+	}
+	voters := append(slices.Clone(membership.GetVoters()), n.ID)
+	if _, err := c.admin.ChangeMembership(ctx, voters, false); err != nil {
+		return nil, fmt.Errorf("make node %d a voter: %w", n.ID, err)
+	}
+	return n, nil
+}
+
+// AddLearner starts a further node, which gets all data but has no vote. It does
+// not wait for the data.
+func (c *Cluster) AddLearner(ctx context.Context) (*Node, error) {
+	n, _, err := c.addLearner(ctx)
+	return n, err
+}
+
+func (c *Cluster) addLearner(ctx context.Context) (*Node, *kvv1.Membership, error) {
 	if c.backend == nil {
-		return nil, ErrUnsupported
+		return nil, nil, ErrUnsupported
 	}
 	c.mu.Lock()
 	id := c.nodes[len(c.nodes)-1].ID + 1
 	c.mu.Unlock()
 	n, err := c.startNode(ctx, id, place{})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.mu.Lock()
 	c.nodes = append(c.nodes, n)
 	c.mu.Unlock()
 	membership, err := c.admin.AddLearner(ctx, id, n.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("add node %d: %w", id, err)
+		return nil, nil, fmt.Errorf("add node %d: %w", id, err)
 	}
-	voters := append(slices.Clone(membership.GetVoters()), id)
-	if _, err := c.admin.ChangeMembership(ctx, voters, false); err != nil {
-		return nil, fmt.Errorf("make node %d a voter: %w", id, err)
-	}
-	return n, nil
+	return n, membership, nil
 }
 
 // startNode starts a node, on its data folder if nodes have one.

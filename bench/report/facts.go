@@ -128,6 +128,22 @@ func (d *Data) warnings() []string {
 	return out
 }
 
+// events lists what happened to the clusters of trials.
+func (d *Data) events() []string {
+	var out []string
+	for _, t := range d.Run.Trials {
+		if len(t.Events) == 0 || t.Kind == bench.TrialProfile {
+			continue
+		}
+		var parts []string
+		for _, e := range t.Events {
+			parts = append(parts, fmt.Sprintf("%s at %.2f s", e.What, e.OffsetS))
+		}
+		out = append(out, fmt.Sprintf("%s block %d: %s", t.Variant, t.Block, strings.Join(parts, ", ")))
+	}
+	return out
+}
+
 // some lists the first n and counts the rest.
 func some(items []string, n int) string {
 	if len(items) <= n {

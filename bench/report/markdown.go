@@ -89,6 +89,7 @@ func (d *Data) Markdown(w io.Writer) error {
 			fmt.Fprintf(&b, "- %s\n", md(s))
 		}
 	}
+	list("Events", d.events())
 	list("Warnings", d.warnings())
 	list("Invalid trials", d.invalid())
 	list("Skipped cells", d.skipped())

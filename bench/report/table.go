@@ -149,6 +149,9 @@ func newTable(d *Data) *table {
 		add(p, p+" of the response time; median over blocks of each trial's own")
 	}
 	add("max", "slowest operation; median over blocks")
+	if joins(d) {
+		add("catch-up", "how long a node that joined took to have all data; median over the blocks in which it had before the window ended")
+	}
 	add("errors", "operations that failed, all blocks")
 	for _, target := range ceilings {
 		add("of "+target, "throughput over that of target "+target+" with the same load")
@@ -192,6 +195,11 @@ func (d *Data) comparedBy() string {
 		return "throughput, or p99 where a rate is given,"
 	}
 	return strings.TrimSuffix(strings.Replace(metric, "ops/s", "throughput", 1), "-latency-ns")
+}
+
+// joins tells whether a node caught up in any window.
+func joins(d *Data) bool {
+	return slices.ContainsFunc(d.Summary.Variants, func(v bench.VariantSummary) bool { return v.CatchUpS.N > 0 })
 }
 
 // ceilingTargets are the kinds of ceilings that any variant has.
@@ -249,6 +257,9 @@ func figures(d *Data, v *bench.VariantSummary, big bool, ceilings []string, verd
 	estimate(v.P99Ns, latency, !enough(n, 0.99), true)
 	estimate(v.P999Ns, latency, !enough(n, 0.999), false)
 	estimate(v.MaxNs, latency, false, false)
+	if joins(d) {
+		estimate(v.CatchUpS, func(s float64) string { return latency(s * 1e9) }, false, true)
+	}
 	out = append(out, cell{Text: count(float64(v.Errors)), Sort: float64(v.Errors), Class: map[bool]string{true: "bad"}[v.Errors > 0]})
 	for _, target := range ceilings {
 		if share := ceiling(v, target); share != nil && v.Viable {

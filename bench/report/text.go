@@ -54,6 +54,7 @@ func (d *Data) Text(w io.Writer) error {
 			fmt.Fprintf(&b, "  - %s\n", plain(s))
 		}
 	}
+	list("Events", d.events())
 	list("Warnings", d.warnings())
 	list("Invalid trials, left out of the figures", d.invalid())
 	list("Skipped cells", d.skipped())

@@ -72,6 +72,11 @@ func (c *chart) timeline(v bench.Variant, n int) (panel, bool) {
 		p.YTicks = append(p.YTicks, tick{At: px(tail.at(t)), Label: latency(t)})
 	}
 	for _, t := range trials {
+		for _, e := range t.Events {
+			at := x.at(min(e.OffsetS, end))
+			p.Lines = append(p.Lines, line{"event", polyline([][2]float64{{at, rateTop}, {at, tailBottom}})})
+			p.Desc += fmt.Sprintf("; block %d: %s at %.2f s", t.Block, e.What, e.OffsetS)
+		}
 		widths := intervals(t)
 		var ops, p50, p99 [][2]float64
 		for i, pt := range t.Series {

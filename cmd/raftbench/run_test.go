@@ -30,8 +30,10 @@ arms:
   - {topology: processes, target: unary, op: [put, get]}
   - {topology: [in-process-grpc, processes], target: pipeline, op: mixed, ops-per-message: 8}
   - {topology: in-process-grpc, listener: bufconn, target: unary, op: put, rate: 500}
+  - {topology: [in-process, processes], target: unary, op: put, log-entries: 10, join-after: 20ms}
   - {topology: in-process-grpc, target: unary, op: put, value-size: 1MiB, chunking: [none, fragment], chunk-size: 64KiB, max-message: 512KiB}
 baseline: {topology: in-process-grpc}
+ceiling: [wire, relay]
 measure: {warmup: 50ms, duration: 200ms, blocks: 1}
 `
 
@@ -95,6 +97,9 @@ func checkTrial(t *testing.T, dir string, trial *bench.Trial, v bench.Variant) {
 	}
 	if v.Role != bench.RoleCeiling && trial.VerifiedKeys == 0 && v.Config["op"] != "get" {
 		t.Errorf("%s: no key was read back", name)
+	}
+	if joins := v.Config["join-after"] != "0s"; joins != (len(trial.Events) == 2) || joins && !strings.HasPrefix(trial.Events[0].What, "a node joined") {
+		t.Errorf("%s: events %+v", name, trial.Events)
 	}
 	if len(trial.Processes) == 0 {
 		t.Errorf("%s: no process", name)
