@@ -466,6 +466,26 @@ func TestReorderedFragments(t *testing.T) {
 	})
 }
 
+// A link's rate is that of the wire: what compresses well fits it more often.
+func TestRateOfCompressed(t *testing.T) {
+	eachKind(t, func(t *testing.T, cfg Config) {
+		cfg.Compression, cfg.ChunkSize, cfg.Faults = CompressionS2, 64<<10, Faults{Rate: 1_000_000}
+		a, b := pair(t, cfg)
+		b.keep = false
+		const count, size = 40, 100_000 // 4 s as it is
+		began := time.Now()
+		for i := range count {
+			m := appendMessage(uint64(i), 0)
+			m.Entries[0].Data = make([]byte, size)
+			a.transport.Send([]*pb.Message{m})
+		}
+		b.await(t, "appends", func() bool { return b.steps == count })
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("%d bytes of zeros took %v", count*size, took)
+		}
+	})
+}
+
 // A partition is one-way, and a snapshot under way waits for its end.
 func TestPartition(t *testing.T) {
 	a, b := pair(t, Config{})
@@ -518,7 +538,31 @@ func TestPartition(t *testing.T) {
 	}
 }
 
-// Without faults nothing is allocated for them.
+// A snapshot that makes no progress in a partition ends as a failed one.
+func TestPartitionOutlastsSnapshot(t *testing.T) {
+	cfg := Config{SnapshotTimeout: 100 * time.Millisecond, Faults: Faults{Partition: true}}
+	a, b := pair(t, cfg)
+	_, la, lb, ta, _ := localPair(t, cfg)
+	for _, c := range []struct {
+		name     string
+		from, to *fakeNode
+		out      Transport
+	}{{"gRPC", a.fakeNode, b.fakeNode, a.transport}, {"local", la, lb, ta}} {
+		c.from.snapshot = randomBytes(100_000, 1)
+		c.out.Send([]*pb.Message{snap()})
+		c.from.await(t, c.name+": report", func() bool { return len(c.from.reports) == 1 && !c.from.reports[0] })
+		if text := c.out.Stats()[0].Problem; !strings.Contains(text, "no progress for 100ms") {
+			t.Errorf("%s: problem is %q", c.name, text)
+		}
+		c.to.change(func() {
+			if c.to.commits > 0 {
+				t.Errorf("%s: the snapshot came through", c.name)
+			}
+		})
+	}
+}
+
+// BenchmarkLocalSend shows what faults cost a message, and what none cost.
 func BenchmarkLocalSend(b *testing.B) {
 	for _, f := range []Faults{{}, {Duplicate: 0.5, Seed: 1}} {
 		b.Run(fmt.Sprintf("faults=%v", !f.none()), func(b *testing.B) {
