@@ -79,11 +79,25 @@
 // text tells none), opens the stream anew on the same connection, and sends
 // again what the peer does not have.
 //
+// # Snapshots
+//
+// A snapshot travels on a connection of its own, as chunks with offset and
+// checksum, in a window, at most at a rate. The receiver keeps what a transfer
+// brought whose connection broke, one for the whole node, and answers the next
+// offer of the same index and term, from whichever node, with how far it came.
+// The sender makes the bytes again, which are the same on every node, and leaves
+// out those. So no more is sent twice than was under way. What fails a check is
+// dropped, and the next transfer begins anew; so does one of another point, or
+// one that comes too late. A receiver that came as far by another way says so,
+// before the first chunk or in between, and the transfer ends as if taken.
+//
 // # What is not trusted
 //
 // Frames are taken only from callers that said Hello. All sizes that a frame
 // declares are checked before anything is allocated for them, and the memory
-// that unfinished fragments hold is bounded by peer, in total and by age. Errors
+// that unfinished fragments hold is bounded by peer, in total and by age. So are
+// snapshots: one from each sender, four in all and one that broke off, together
+// at most Config.SnapshotLimit bytes, each with one incomplete record. Errors
 // carry gRPC codes: PermissionDenied for a sender who is not who he says,
 // InvalidArgument for what is malformed, DataLoss for a wrong checksum,
 // ResourceExhausted for a cap. The node stays up.

@@ -3,6 +3,8 @@ package transport
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"net"
 	"sync"
 	"testing"
@@ -422,5 +424,62 @@ func TestSnapshotThatIsNotNeededAnyMore(t *testing.T) {
 	}
 	if held := b.transport.(*server).inbound.held.Load(); held != 0 {
 		t.Errorf("%d bytes counted as held", held)
+	}
+}
+
+// No more than the window is ever under way, whatever the receiver does.
+func TestSnapshotWindow(t *testing.T) {
+	var c cutter
+	a, b := pair(t, resumeConfig(&c))
+	a.snapshot = randomBytes(resumeSize, 1)
+	var most int64 // by what is counted, which is after it was sent
+	b.onTaken = func(_ string, n int) { most = max(most, int64(a.stat().SnapshotBytesSent)-int64(n)) }
+	sendUntilTaken(t, a, snap)
+	if most > resumeWindow || most == 0 {
+		t.Errorf("%d bytes were under way, in a window of %d", most, resumeWindow)
+	}
+}
+
+// A sender that says nothing for too long is given up, and can go on.
+func TestSnapshotTimeout(t *testing.T) {
+	b := startServer(t, 2, Config{SnapshotKeep: time.Minute, SnapshotTimeout: 50 * time.Millisecond})
+	c := raw(t, b)
+	hello(t, c, 5)
+	for taken := 0; taken == 0; { // the first chunk may be too late, too
+		stream, _, err := rawSnapshot(t, c, 5)
+		if err == nil {
+			err = stream.Send(&transportv1.SnapshotFrame{Data: []byte("good "), Crc32C: checksum([]byte("good "))})
+		}
+		for err == nil || errors.Is(err, io.EOF) {
+			_, err = stream.Recv()
+		}
+		if status.Code(err) != codes.DeadlineExceeded || status.Convert(err).Message() != "no snapshot chunk for 50ms" {
+			t.Fatalf("got %v", err)
+		}
+		b.change(func() { taken = b.taken.Len() })
+	}
+	if _, ack, err := rawSnapshot(t, c, 5); err != nil || ack.GetOffset() != 5 {
+		t.Errorf("%v, %v", ack, err)
+	}
+}
+
+// A receiver that says nothing for too long is given up, too.
+func TestSnapshotNoProgress(t *testing.T) {
+	var c cutter
+	cfg := resumeConfig(&c)
+	a, b := pair(t, cfg)
+	a.transport.(*server).cfg.SnapshotTimeout = 50 * time.Millisecond // not the receiver's
+	a.snapshot = randomBytes(resumeSize, 1)
+	going := make(chan struct{})
+	b.onTaken = func(_ string, n int) {
+		if n > resumeSize/2 {
+			<-going
+		}
+	}
+	defer close(going)
+	a.transport.Send([]*pb.Message{snap()})
+	a.await(t, "report", func() bool { return len(a.reports) == 1 })
+	if a.reports[0] || a.stat().Problem != "snapshot: no progress for 50ms" {
+		t.Errorf("reported %v, problem %q", a.reports[0], a.stat().Problem)
 	}
 }

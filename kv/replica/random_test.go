@@ -276,7 +276,12 @@ func (env *randomCluster) deliver(i int) {
 	if m.GetType() == raftpb.MsgSnap {
 		point := pointOf(m.GetSnapshot().GetMetadata())
 		view := from.core.snap.view
-		lost = lost || view == nil || view.State().Index != point.index
+		gone := view == nil || view.State().Index != point.index
+		first, _ := from.log.FirstIndex() // never fails
+		if s := from.core.snap; gone && s.transfers[to.id].index == point.index && point.index+1 >= first && point.index >= from.core.confIndex {
+			env.t.Fatalf("node %d let go of the snapshot at index %d on its way to node %d", from.id, point.index, to.id)
+		}
+		lost = lost || gone
 		if !lost {
 			to.views[point] = env.carry(view)
 		}

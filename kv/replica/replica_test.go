@@ -1,12 +1,14 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -645,5 +647,73 @@ func TestEveryWaiterHearsOnce(t *testing.T) {
 	}
 	for _, r := range all {
 		eventually(t, "idle admission", func() bool { return r.ops.Load() == 0 && r.bytes.Load() == 0 })
+	}
+}
+
+// snapshotBytes is the MsgSnap of a store at an index, and its bytes.
+func snapshotBytes(t *testing.T, index uint64, value string) (*raftpb.Message, []byte) {
+	t.Helper()
+	s := kv.NewStore()
+	command := kv.Command{Kind: kv.KindPut, Key: []byte("key"), Value: bytes.Repeat([]byte(value), 1000)}
+	if _, err := s.Apply(1, 1, kv.AppendCommand(kv.AppendHeader(nil, kv.EntryHeader{}), &command), nil); err != nil {
+		t.Fatal(err)
+	}
+	s.SetMembership(index, 2, &kvv1.Membership{ClusterId: 1, Voters: []uint64{2}, Learners: []uint64{1}})
+	var b bytes.Buffer
+	if err := kv.WriteSnapshot(&b, s.View()); err != nil {
+		t.Fatal(err)
+	}
+	return &raftpb.Message{
+		Type: raftpb.MsgSnap.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(3)),
+		Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+			Index: new(index), Term: new(uint64(2)), ConfState: ConfState(s.Membership()),
+		}},
+	}, b.Bytes()
+}
+
+// Whatever halves a sink was given, only what is whole and what was announced is
+// handed to raft.
+func TestSnapshotSinkVerifies(t *testing.T) {
+	r, err := New(testConfig(1), storage.NewMemory(), kv.NewStore())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, data := snapshotBytes(t, 20, "a")
+	_, other := snapshotBytes(t, 20, "b")
+	later, _ := snapshotBytes(t, 21, "a")
+	stranger, _ := snapshotBytes(t, 20, "a")
+	stranger.Snapshot.Metadata.ConfState.Voters = []uint64{2, 3}
+	half := len(data) / 2
+	for name, test := range map[string]struct {
+		data []byte
+		as   *raftpb.Message
+		want string
+	}{
+		"halves of two states":  {append(data[:half:half], other[half:]...), m, "checksum"},
+		"half":                  {data[:half], m, "truncated"},
+		"another index":         {data, later, "snapshot is of index 20 term 2, announced as index 21 term 2"},
+		"another configuration": {data, stranger, "snapshot at index 20 has configuration"},
+	} {
+		sink, err := r.AcceptSnapshot(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = sink.Write(test.data); err == nil {
+			err = sink.Commit(test.as)
+		}
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+	if len(r.incoming) > 0 || len(r.inbox.take().messages) > 0 {
+		t.Error("raft was told of a snapshot that is wrong")
+	}
+	sink, err := r.AcceptSnapshot(m)
+	if err != nil || !sink.Needed() {
+		t.Fatalf("not needed at the beginning, %v", err)
+	}
+	r.commit.Store(20)
+	if sink.Needed() {
+		t.Error("needed by a node that has committed as much")
 	}
 }

@@ -126,7 +126,7 @@ func (c *Core) Viewed(v *kv.View) {
 	s := c.snap
 	s.making, s.wanted = false, false
 	state := v.State()
-	if state.Index > 0 && !(s.inUse() && s.usable()) {
+	if keep := s.inUse() && s.usable(); state.Index > 0 && !keep {
 		s.view, s.idle = v, 0
 		s.meta = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 			Index: new(state.Index), Term: new(state.Term), ConfState: ConfState(v.Membership()),
