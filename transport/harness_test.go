@@ -162,7 +162,7 @@ func (w *fakeWriter) Abort() { w.node.change(func() { w.node.aborts++ }) }
 // await waits until cond holds of the node.
 func (n *fakeNode) await(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		n.mu.Lock()
 		ok := cond()

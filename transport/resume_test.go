@@ -42,7 +42,7 @@ func (c *cutter) cut() {
 	c.conns[len(c.conns)-1].Close() //nolint:errcheck // that is what it is for
 }
 
-const resumeSize, resumeWindow, resumeChunk = 2 << 20, 64 << 10, 4096
+const resumeSize, resumeWindow, resumeChunk = 512 << 10, 32 << 10, 4096
 
 func resumeConfig(c *cutter) Config {
 	return Config{ChunkSize: resumeChunk, SnapshotWindow: resumeWindow, SnapshotKeep: time.Minute, Dial: c.dial}
