@@ -57,11 +57,11 @@ type Config struct {
 	SnapshotKeep    time.Duration `knob:"snapshot-keep" usage:"how long a snapshot whose transfer broke off can be resumed; the log waits for it too (0: each transfer begins anew)"`
 	SnapshotLimit   Size          `knob:"snapshot-limit" usage:"bytes of all snapshots being taken in; above it they are refused"`
 
-	Batching   string        `knob:"batching" values:"none,greedy,linger,nagle" usage:"how waiting commands are gathered into one proposal"`
-	Linger     time.Duration `knob:"linger" usage:"how long the first waiting command waits for others, for batching linger"`
-	BatchCount int           `knob:"batch-count" usage:"most commands in one proposal"`
-	BatchSize  Size          `knob:"batch-size" usage:"most command bytes in one proposal"`
-	Packing    string        `knob:"packing" values:"entry,packed" usage:"one command a raft entry, or many"`
+	Batching   string `knob:"batching" values:"none,greedy,linger,nagle" usage:"how waiting commands are gathered into one proposal"`
+	Linger     Linger `knob:"linger" usage:"how long the first waiting command waits for others, for batching linger; auto finds out what pays at the present load"`
+	BatchCount int    `knob:"batch-count" usage:"most commands in one proposal"`
+	BatchSize  Size   `knob:"batch-size" usage:"most command bytes in one proposal"`
+	Packing    string `knob:"packing" values:"entry,packed" usage:"one command a raft entry, or many"`
 
 	Tick           time.Duration `knob:"tick" usage:"length of a raft tick"`
 	HeartbeatTicks int           `knob:"heartbeat-ticks" usage:"ticks between heartbeats" source:"raft.Config.HeartbeatTick"`
@@ -132,7 +132,7 @@ func DefaultConfig() Config {
 		SnapshotLimit:   16 << 30,
 
 		Batching:       replica.BatchGreedy,
-		Linger:         time.Millisecond,
+		Linger:         Linger{Auto: true},
 		BatchCount:     4096,
 		BatchSize:      8 << 20,
 		Packing:        "packed",
@@ -268,7 +268,7 @@ func (c Config) Validate() error {
 		return fail("election-ticks", c.ElectionTicks, "must be greater than heartbeat-ticks %d", c.HeartbeatTicks)
 	case c.InflightBytes < c.AppendSize:
 		return fail("inflight-bytes", c.InflightBytes, "is less than append-size %s", c.AppendSize)
-	case c.Batching == replica.BatchLinger && c.Linger >= c.Tick*time.Duration(c.ElectionTicks):
+	case c.Batching == replica.BatchLinger && c.Linger.Wait >= c.Tick*time.Duration(c.ElectionTicks):
 		return fail("linger", c.Linger, "must be less than an election timeout, tick %s times election-ticks %d", c.Tick, c.ElectionTicks)
 	case c.SnapshotRate != 0 && c.SnapshotRate < minSnapshotRate:
 		return fail("snapshot-rate", c.SnapshotRate, "is below the minimum %s (0: unlimited)", Rate(minSnapshotRate))

@@ -143,8 +143,8 @@ func TestBadSettings(t *testing.T) {
 		{"batch-count=0", "batch-count 0 must be at least 1"},
 		{"batch-size=0", "batch-size 0 must be at least 1"},
 		{"batching=often", `batching "often" is not one of none, greedy, linger, nagle`},
-		{"linger=-1ms", "linger -1ms must not be negative"},
-		{"linger=soon", `linger "soon" is not a duration such as 5ms or 1s`},
+		{"linger=-1ms", `linger "-1ms" is not auto, nor a duration such as 500us or 1ms`},
+		{"linger=soon", `linger "soon" is not auto, nor a duration such as 500us or 1ms`},
 		{"snapshot-window=0", "snapshot-window 0 must be at least 1"},
 		{"snapshot-limit=0", "snapshot-limit 0 must be at least 1"},
 		{"snapshot-rate=1000", "snapshot-rate 1KB/s is below the minimum 1KiB/s (0: unlimited)"},
@@ -198,13 +198,23 @@ func TestChunkSizeBeyondMaxMessage(t *testing.T) {
 	}
 }
 
+func TestLingerRoundTrip(t *testing.T) {
+	for text, want := range map[string]Linger{
+		"auto": {Auto: true}, "0s": {}, "50µs": {Wait: 50 * time.Microsecond}, "1.5ms": {Wait: 1500 * time.Microsecond},
+	} {
+		if got, err := ParseLinger(text); err != nil || got != want || got.String() != text {
+			t.Errorf("ParseLinger(%q) = %v, %v", text, got, err)
+		}
+	}
+}
+
 // Only batching linger reads linger, so only then it can be too long.
 func TestLingerBeyondElectionTimeout(t *testing.T) {
 	for batching, want := range map[string]string{
 		"greedy": "", "linger": "linger 1s must be less than an election timeout, tick 100ms times election-ticks 10",
 	} {
 		c := validConfig()
-		c.Batching, c.Linger = batching, time.Second
+		c.Batching, c.Linger = batching, Linger{Wait: time.Second}
 		got := ""
 		if err := c.Effective().Validate(); err != nil {
 			got = err.Error()
@@ -268,7 +278,7 @@ func TestPackSize(t *testing.T) {
 
 func TestKnobTypes(t *testing.T) {
 	c := Config{LinkDelay: time.Second}
-	want := map[string]string{"id": "N", "addr": "HOST:PORT", "max-message": "SIZE", "chunk-size": "SIZE|auto", "link-rate": "SIZE/s", "link-delay": "DUR", "link-drop": "P", "lanes": "shared|split"}
+	want := map[string]string{"id": "N", "addr": "HOST:PORT", "max-message": "SIZE", "chunk-size": "SIZE|auto", "link-rate": "SIZE/s", "link-delay": "DUR", "linger": "DUR|auto", "link-drop": "P", "lanes": "shared|split"}
 	for _, k := range Knobs(&c) {
 		if want[k.Name] != "" && k.Type() != want[k.Name] {
 			t.Errorf("%s has type %s, want %s", k.Name, k.Type(), want[k.Name])

@@ -91,6 +91,12 @@ func (k Knob) Set(value string) error {
 			return fail("is not a duration such as 5ms or 1s")
 		}
 		*p = d
+	case *Linger:
+		l, err := ParseLinger(value)
+		if err != nil {
+			return fail("is not auto, nor a duration such as 500us or 1ms")
+		}
+		*p = l
 	case *int:
 		n, err := strconv.Atoi(value)
 		if err != nil {
@@ -147,6 +153,8 @@ func (k Knob) Type() string {
 		return "P"
 	case time.Duration:
 		return "DUR"
+	case Linger:
+		return "DUR|auto"
 	case string:
 		if len(k.Values) > 0 {
 			return strings.Join(k.Values, "|")
@@ -163,6 +171,31 @@ func (k Knob) negative() bool {
 		return false
 	}
 	return k.field.CanInt() && k.field.Int() < 0 || k.field.CanFloat() && k.field.Float() < 0
+}
+
+// Linger is how long a command waits for others: a time set by hand, or auto.
+type Linger struct {
+	Auto bool
+	Wait time.Duration // 0 with Auto
+}
+
+// ParseLinger reads auto or a duration that is not negative.
+func ParseLinger(s string) (Linger, error) {
+	if s == "auto" {
+		return Linger{Auto: true}, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err == nil && d < 0 {
+		err = fmt.Errorf("linger %s is negative", d)
+	}
+	return Linger{Wait: d}, err
+}
+
+func (l Linger) String() string {
+	if l.Auto {
+		return "auto"
+	}
+	return l.Wait.String()
 }
 
 // Size is a number of bytes.

@@ -171,7 +171,7 @@ func (n *Node) assemble(o Options) error {
 	}
 	batcher, err := replica.NewBatcher(replica.Batching{
 		Strategy: n.cfg.Batching, MaxCount: n.cfg.BatchCount, MaxBytes: int(n.cfg.BatchSize),
-		Linger: n.cfg.Linger,
+		Linger: n.cfg.Linger.Wait, LingerAuto: n.cfg.Linger.Auto,
 	})
 	if err != nil {
 		return err

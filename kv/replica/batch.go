@@ -32,8 +32,6 @@ type QueueView struct {
 	Count  int
 	Bytes  int       // encoded, of all of them
 	Oldest time.Time // when the first of them came
-	// Arrived is how many commands ever came, those that wait included.
-	Arrived uint64
 	// InFlight is how many proposals are not yet committed.
 	InFlight int
 
@@ -47,11 +45,11 @@ func (q *QueueView) Size(i int) int { return q.commands[i].size }
 // for proposals that were lost with the leadership.
 type Feedback struct {
 	Commands int
-	Bytes    int // of the commands, encoded
-	// CommitLatency is from proposing to knowing of the commit.
+	// Waited is the sum of the times from when its commands came to proposing.
+	Waited time.Duration
+	// CommitLatency is from proposing to knowing of the commit, at Committed.
 	CommitLatency time.Duration
-	// Ahead is how many other proposals were in flight when it was proposed.
-	Ahead int
+	Committed     time.Time
 }
 
 // Batching strategies, by the name the batching knob gives them.
@@ -71,8 +69,9 @@ type Batching struct {
 	// single command may exceed MaxBytes. Strategy none reads neither.
 	MaxCount, MaxBytes int
 	// Linger is how long strategy linger waits, from when the first waiting
-	// command came.
-	Linger time.Duration
+	// command came; with LingerAuto it finds out itself.
+	Linger     time.Duration
+	LingerAuto bool
 }
 
 // NewBatcher returns the strategy of that name.
@@ -88,10 +87,12 @@ func NewBatcher(b Batching) (Batcher, error) {
 	case b.Linger < 0:
 		return nil, fmt.Errorf("linger %s must not be negative", b.Linger)
 	}
-	switch b.Strategy {
-	case BatchLinger:
+	switch {
+	case b.Strategy == BatchLinger && b.LingerAuto:
+		return newAutoLinger(limits), nil
+	case b.Strategy == BatchLinger:
 		return linger{limits, b.Linger}, nil
-	case BatchNagle:
+	case b.Strategy == BatchNagle:
 		return &nagle{caps: limits}, nil
 	default:
 		return greedy{limits}, nil

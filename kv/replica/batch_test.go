@@ -14,7 +14,7 @@ import (
 // queueOf is a queue of commands of these sizes, the first of which came at
 // oldest.
 func queueOf(oldest time.Time, sizes ...int) QueueView {
-	q := QueueView{Count: len(sizes), Oldest: oldest, Arrived: uint64(len(sizes)), commands: make([]Proposal, len(sizes))}
+	q := QueueView{Count: len(sizes), Oldest: oldest, commands: make([]Proposal, len(sizes))}
 	for i, n := range sizes {
 		q.commands[i].size = n
 		q.Bytes += n
@@ -87,6 +87,78 @@ func TestNagleAcknowledged(t *testing.T) {
 	}
 }
 
+// What auto decides from what it has seen: rounds that take base and then slow.
+func TestAutoLinger(t *testing.T) {
+	const us = time.Microsecond
+	begin := time.Unix(1700000000, 0)
+	for _, c := range []struct {
+		name       string
+		slow       time.Duration // commit latency after rounds of 100 µs
+		inFlight   int
+		since      time.Duration // the last proposal
+		queue      int
+		take       int
+		least, top time.Duration // of the wait
+	}{
+		{"nothing in flight", 1000 * us, 0, 0, 1, 1, 0, 0},
+		{"rounds do not queue", 100 * us, 9, 0, 1, 1, 0, 0},
+		{"rounds queue", 300 * us, 2, 0, 1, 0, 150 * us, 240 * us},
+		{"part of the pace is over", 300 * us, 2, 100 * us, 1, 0, 50 * us, 140 * us},
+		{"the pace is over", 300 * us, 2, 240 * us, 3, 3, 0, 0},
+		{"full", 300 * us, 2, 0, 100, 10, 0, 0},
+	} {
+		a := newAutoLinger(caps{10, 10000})
+		now := begin
+		for i := range 110 {
+			now = now.Add(time.Millisecond)
+			latency := 100 * us
+			if i >= 10 {
+				latency = c.slow
+			}
+			a.Observe(Feedback{Commands: 1, CommitLatency: latency, Committed: now})
+		}
+		q := queueOf(now, make([]int, c.queue)...)
+		q.InFlight = 0
+		a.Next(q, now)
+		q.InFlight = c.inFlight
+		take, wait := a.Next(q, now.Add(c.since))
+		if take != c.take || wait < c.least || wait > c.top {
+			t.Errorf("%s: takes %d, waits %s", c.name, take, wait)
+		}
+	}
+}
+
+// Trim follows the setting under which commands take less time, stays in its
+// bounds, and rests where the setting makes no difference.
+func TestAutoLingerTrim(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		waits       bool
+		above       time.Duration // that a larger pace costs
+		least, most float64
+	}{
+		{"more is better", true, -100 * time.Microsecond, maxTrim, maxTrim},
+		{"less is better", true, 100 * time.Microsecond, minTrim, minTrim},
+		{"no difference", true, 0, 1, 1},
+		{"nobody waits", false, 100 * time.Microsecond, 1, 1},
+	} {
+		a := newAutoLinger(caps{10, 10000})
+		now := time.Unix(1700000000, 0)
+		for range 10000 {
+			now = now.Add(100 * time.Microsecond)
+			a.trial.waited = c.waits
+			latency := time.Millisecond
+			if abba[a.trial.phase] == 1 {
+				latency += c.above
+			}
+			a.Observe(Feedback{Commands: 1, Waited: latency, CommitLatency: time.Millisecond, Committed: now})
+		}
+		if a.trim < c.least || a.trim > c.most {
+			t.Errorf("%s: trim %.2f, want %.2f to %.2f", c.name, a.trim, c.least, c.most)
+		}
+	}
+}
+
 func TestBadBatching(t *testing.T) {
 	for _, c := range []struct {
 		batching Batching
@@ -112,7 +184,8 @@ func TestBatchersTakeEverything(t *testing.T) {
 		b, err := NewBatcher(Batching{
 			Strategy: rapid.SampledFrom(batchStrategies).Draw(t, "strategy"),
 			MaxCount: countCap, MaxBytes: bytesCap,
-			Linger: time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "linger")),
+			Linger:     time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "linger")),
+			LingerAuto: rapid.Bool().Draw(t, "auto"),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -134,7 +207,10 @@ func TestBatchersTakeEverything(t *testing.T) {
 			case take == 0 && wait == 0 && inFlight == 0:
 				t.Fatal("waits for nothing")
 			case take == 0 && wait == 0:
-				b.Observe(Feedback{Commands: 1, CommitLatency: time.Millisecond})
+				b.Observe(Feedback{
+					Commands: 1, Committed: now,
+					CommitLatency: time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "latency")),
+				})
 				inFlight--
 			case take == 0:
 				now = now.Add(wait)

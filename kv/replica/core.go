@@ -353,7 +353,7 @@ func (c *Core) apply(m *raftpb.Message, eff *Effects) {
 			t.waiters[i] = f
 			if r := f.round; f.last {
 				c.cfg.Batcher.Observe(Feedback{
-					Commands: r.commands, Bytes: r.bytes, CommitLatency: c.now.Sub(r.proposed), Ahead: r.ahead,
+					Commands: r.commands, Waited: r.waited, CommitLatency: c.now.Sub(r.proposed), Committed: c.now,
 				})
 			}
 		}

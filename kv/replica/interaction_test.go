@@ -219,7 +219,9 @@ func (env *transcript) add(id uint64, d *datadriven.TestData) {
 	d.MaybeScanArgs(env.t, "batch-count", &batching.MaxCount)
 	d.MaybeScanArgs(env.t, "batch-size", &batching.MaxBytes)
 	var lingerText string
-	if d.MaybeScanArgs(env.t, "linger", &lingerText); lingerText != "" {
+	if d.MaybeScanArgs(env.t, "linger", &lingerText); lingerText == "auto" {
+		batching.LingerAuto = true
+	} else if lingerText != "" {
 		var err error
 		if batching.Linger, err = time.ParseDuration(lingerText); err != nil {
 			d.Fatalf(env.t, "linger: %v", err)

@@ -24,9 +24,9 @@ type inFlight struct {
 
 // round is one proposal on its way to being committed.
 type round struct {
-	commands, bytes int
-	ahead           int // rounds in flight when it began
-	proposed        time.Time
+	commands int
+	waited   time.Duration // of all of them, before
+	proposed time.Time
 }
 
 type waiterRef struct {
@@ -108,7 +108,7 @@ func (c *Core) propose(eff *Effects) {
 func (c *Core) viewQueue(rest []Proposal) QueueView {
 	return QueueView{
 		Count: len(rest), Bytes: c.queueBytes, Oldest: c.began.Add(rest[0].arrived),
-		Arrived: c.count.Commands, InFlight: c.rounds, commands: rest,
+		InFlight: c.rounds, commands: rest,
 	}
 }
 
@@ -146,7 +146,8 @@ func (c *Core) encode(commands []Proposal) *proposed {
 		c.scratch = make([]byte, 0, total)
 	}
 	buf := c.scratch[:0]
-	r := round{commands: len(commands), ahead: c.rounds, proposed: c.now}
+	r := round{commands: len(commands), proposed: c.now}
+	age := c.now.Sub(c.began)
 	var f *inFlight
 	for len(commands) > 0 {
 		n, _ := packer.next(commands)
@@ -162,8 +163,9 @@ func (c *Core) encode(commands []Proposal) *proposed {
 			buf = kv.AppendCommand(buf, &q.Command)
 			f.refs = append(f.refs, waiterRef{q.Waiter, q.Tag})
 			f.bytes += q.size
+			r.waited += age - q.arrived
 		}
-		r.bytes += f.bytes
+		c.queueBytes -= f.bytes
 		c.pending[c.sequence] = f
 		p.sequences = append(p.sequences, c.sequence)
 		p.message.Entries = append(p.message.Entries, &raftpb.Entry{Data: buf[start:len(buf):len(buf)]})
@@ -171,7 +173,6 @@ func (c *Core) encode(commands []Proposal) *proposed {
 	}
 	f.last, f.round = true, r
 	c.rounds++
-	c.queueBytes -= r.bytes
 	c.scratch = buf
 	c.count.Proposals++
 	c.count.Entries += uint64(len(p.sequences))

@@ -120,7 +120,7 @@ func (env *randomCluster) batcher() Batcher {
 	b, err := NewBatcher(Batching{
 		Strategy: batchStrategies[env.rng.IntN(len(batchStrategies))],
 		MaxCount: 1 + env.rng.IntN(10), MaxBytes: 1 + env.rng.IntN(500),
-		Linger: time.Duration(env.rng.IntN(20)) * time.Millisecond,
+		Linger: time.Duration(env.rng.IntN(20)) * time.Millisecond, LingerAuto: env.rng.IntN(2) == 0,
 	})
 	if err != nil {
 		env.t.Fatal(err)
