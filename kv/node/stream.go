@@ -44,13 +44,13 @@ func (x *exchange) Done(tag int, result kv.Result, err error) {
 	} else {
 		fillResult(&x.results[tag], &result)
 	}
-	x.close(1)
+	x.close()
 }
 
 // Ready implements replica.ReadWaiter for linearizable reads.
 func (x *exchange) Ready(err error) {
 	x.readable = err
-	x.close(1)
+	x.close()
 }
 
 // leasedExchange is an exchange as the waiter of its lease reads.
@@ -59,11 +59,11 @@ type leasedExchange exchange
 // Ready implements replica.ReadWaiter.
 func (x *leasedExchange) Ready(err error) {
 	x.leased = err
-	(*exchange)(x).close(1)
+	(*exchange)(x).close()
 }
 
-func (x *exchange) close(n int32) {
-	if x.open.Add(-n) == 0 {
+func (x *exchange) close() {
+	if x.open.Add(-1) == 0 {
 		x.finished <- x
 	}
 }
@@ -124,7 +124,7 @@ func (x *exchange) start(r consensus) {
 	if leases {
 		x.await(r, (*leasedExchange)(x), true)
 	}
-	x.close(1)
+	x.close()
 }
 
 func (x *exchange) await(r consensus, w replica.ReadWaiter, lease bool) {

@@ -69,7 +69,8 @@ func (c *Core) leaseEnd() time.Time {
 // left to try again when that round is lost.
 func (c *Core) leaseDue() bool {
 	l := &c.lease
-	return l.wanted && l.duration > 0 && c.role == raft.StateLeader && l.handed != c.term &&
+	return l.wanted && l.duration > 0 && c.role == raft.StateLeader &&
+		l.handed != c.term && c.changes.transfer == nil &&
 		!c.leaseEnd().After(c.now.Add(l.duration/2))
 }
 

@@ -2,10 +2,13 @@ package replica
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"raftlab/kv"
@@ -220,4 +223,114 @@ func leaseRead(r *Replica, key string) (value string, now bool, err error) {
 	var item kv.Item
 	item, _, _ = r.store.Get([]byte(key))
 	return string(item.Value), now, nil
+}
+
+// TestRandomLeases is a walk that looks for a lease outlived: three cores, whose
+// leader is cut off or told to hand over again and again, links that lose messages
+// one way, and reads on every node that believes to lead. Each read must see what
+// was acknowledged, or read, before. See TestRandomCluster for the seed.
+func TestRandomLeases(t *testing.T) {
+	seeds := []uint64{*randomSeed}
+	if *randomSeed == 0 {
+		seeds = seeds[:0]
+		for range 24 {
+			seeds = append(seeds, rand.Uint64()|1)
+		}
+	}
+	var leaders, leased, refused int
+	for _, seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := &leaseWalk{randomCluster: newRandomCluster(t, 3, 5, seed), lost: make(map[[2]uint64]bool)}
+			w.form()
+			for range 20000 {
+				w.step()
+			}
+			clear(w.lost)
+			w.heal()
+			leaders += len(w.leaders)
+			leased += int(w.leaseReads())
+			for _, n := range w.nodes {
+				refused += int(n.core.count.VotesRefused)
+			}
+		})
+	}
+	t.Logf("%d leaders, %d reads under a lease, %d votes refused", leaders, leased, refused)
+	if *randomSeed == 0 && (leaders < 5*len(seeds) || leased < 20*len(seeds) || refused == 0) && !t.Failed() {
+		t.Errorf("the walk tests too little: %d leaders, %d reads under a lease, %d votes refused", leaders, leased, refused)
+	}
+}
+
+type leaseWalk struct {
+	*randomCluster
+	lost map[[2]uint64]bool // links, from and to, that lose everything
+}
+
+// believer is a node that believes to lead, or any.
+func (w *leaseWalk) believer() *randomNode {
+	n := w.node()
+	for range w.nodes {
+		if n.core.role == raft.StateLeader {
+			return n
+		}
+		n = w.nodes[int(n.id)%len(w.nodes)]
+	}
+	return n
+}
+
+func (w *leaseWalk) step() {
+	w.now = w.now.Add(100 * time.Microsecond)
+	n := w.node()
+	switch p := w.rng.IntN(10000); {
+	case p < 5000:
+		w.carryOne()
+		return
+	case p < 5600:
+		n.append()
+	case p < 6200:
+		n.apply()
+	case p < 7200:
+		n = w.tickDue(n)
+	case p < 7700:
+		n = w.believer()
+		n.propose(1)
+	case p < 9200:
+		n = w.believer()
+		n.core.ReadUnderLease(&randomRead{n, w.waiter(), w.highest})
+	case p < 9300:
+		n.core.Read(&randomRead{n, w.waiter(), w.highest})
+	case p < 9312:
+		w.cut = w.believer().id
+	case p < 9322:
+		w.cut = 0
+	case p < 9342:
+		w.lost[[2]uint64{n.id, w.node().id}] = true
+	case p < 9352:
+		clear(w.lost)
+	case p < 9362:
+		n = w.believer()
+		n.core.Transfer(w.node().id, func(error) {})
+	default: // storage and store keep up most of the time
+		n.pump()
+	}
+	n.advance()
+}
+
+// carryOne takes a message to its node, mostly in the order of its link.
+func (w *leaseWalk) carryOne() {
+	if len(w.wire) == 0 {
+		return
+	}
+	i := 0
+	if w.rng.IntN(10) == 0 {
+		i = w.rng.IntN(len(w.wire))
+	}
+	m := w.wire[i]
+	if w.lost[[2]uint64{m.GetFrom(), m.GetTo()}] {
+		cut := w.cut
+		w.cut = m.GetTo()
+		w.deliver(i)
+		w.cut = cut
+		return
+	}
+	w.deliver(i)
 }

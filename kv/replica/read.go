@@ -75,8 +75,12 @@ func (r *reads) retry() {
 	r.context = 0
 }
 
-// start begins a round when none is in flight and reads or the lease need one.
+// start begins a round when none is in flight and reads or the lease need one. One
+// of an earlier term is not waited for: confirmed would not take its answer.
 func (r *reads) start(c *Core) {
+	if r.context != 0 && r.term != c.term {
+		r.retry()
+	}
 	if r.context != 0 || c.leader == raft.None || len(r.waiting) == 0 && !c.leaseDue() {
 		return
 	}
@@ -92,8 +96,8 @@ func (r *reads) start(c *Core) {
 }
 
 // confirmed takes raft's answer to a context. One from an earlier term is asked
-// again: leadership may have changed hands between question and answer. On the
-// leader the answer renews its lease.
+// again: leadership may have changed hands between question and answer. The
+// answer renews the lease, which only the leader looks at.
 func (r *reads) confirmed(c *Core, rs raft.ReadState) {
 	if len(rs.RequestCtx) != 16 || r.context == 0 ||
 		binary.LittleEndian.Uint64(rs.RequestCtx) != r.context ||
@@ -104,9 +108,7 @@ func (r *reads) confirmed(c *Core, rs raft.ReadState) {
 		r.retry()
 		return
 	}
-	if c.role == raft.StateLeader {
-		c.lease.renew(r.began, r.term)
-	}
+	c.lease.renew(r.began, r.term)
 	r.patience = min(max(r.retryTicks, 2*(r.age+1)), r.maxPatience)
 	if len(r.inFlight) > 0 {
 		r.await(rs.Index, r.inFlight)

@@ -72,3 +72,42 @@ func TestReadOnALearnerWithoutItsLeader(t *testing.T) {
 		t.Fatalf("the read heard %d times, %v", w.heard, w.err)
 	}
 }
+
+// An answer that raft hands out together with a new term is not trusted: the read
+// is asked for again (trap 12).
+func TestReadAnswerOfAnEarlierTerm(t *testing.T) {
+	env := newRandomCluster(t, 3, 10, 1)
+	env.form()
+	env.settle()
+	n, term := env.nodes[1], env.nodes[0].core.term
+	w := new(readResult)
+	n.core.Read(w)
+	n.advance()
+	ask := env.wire[len(env.wire)-1]
+	if ask.GetType() != raftpb.MsgReadIndex {
+		t.Fatalf("a follower's read sends %s", ask.GetType())
+	}
+	env.wire = nil
+	answer := func(term uint64, m *raftpb.Message) {
+		n.core.Step(&raftpb.Message{
+			Type: raftpb.MsgReadIndexResp.Enum(), From: new(uint64(1)), To: new(n.id), Term: &term,
+			Index: new(n.store.State().Index), Entries: m.GetEntries(),
+		})
+	}
+	answer(term, ask)
+	term++
+	n.core.Step(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), To: new(n.id), Term: &term})
+	n.pump()
+	if w.heard != 0 {
+		t.Fatal("answered by a leader that another has followed")
+	}
+	for _, m := range env.wire {
+		if m.GetType() == raftpb.MsgReadIndex && m.GetTo() == 3 {
+			answer(term, m)
+		}
+	}
+	n.pump()
+	if w.heard != 1 || w.err != nil {
+		t.Fatalf("heard %d times, %v; sent %v", w.heard, w.err, env.wire)
+	}
+}
