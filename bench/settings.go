@@ -243,6 +243,8 @@ func (s *Settings) reads(key string) bool {
 		return !local && n.Chunking == transport.ChunkCount
 	case "batch-count", "batch-size":
 		return n.Batching != "none"
+	case "sync", "save-after":
+		return n.Storage == node.StorageWAL
 	case "linger":
 		return n.Batching == "linger"
 	case "link-seed":

@@ -75,7 +75,7 @@ func (b *rig) openCluster(ctx context.Context) error {
 	s := &b.variant.Settings
 	var err error
 	b.cluster, err = cluster.Start(ctx, cluster.Config{
-		Topology: s.Load.Topology, Nodes: s.Load.Nodes, Node: s.Node, Listener: s.Load.Listener,
+		Topology: s.Load.Topology, Nodes: s.Load.Nodes, Node: s.Node, Listener: s.Load.Listener, DataRoot: b.r.Folder.Dir,
 		ServerBin: b.r.ServerBin, Endpoints: b.r.Endpoints,
 	})
 	if err != nil {
