@@ -152,24 +152,63 @@ func checkPlan(t testing.TB, name string, m *pb.Message, l Limits) {
 	}
 }
 
+// FuzzPlan plans two messages one after the other, as a lane does, with each
+// strategy, and puts them together again.
 func FuzzPlan(f *testing.F) {
-	f.Add(uint8(5), uint16(512), uint16(512), uint16(3), []byte{1, 200, 9, 255})
-	f.Add(uint8(2), uint16(600), uint16(4096), uint16(2), []byte{0, 0, 0, 40})
-	f.Add(uint8(3), uint16(512), uint16(512), uint16(600), []byte{255, 255})
-	f.Fuzz(func(t *testing.T, strategy uint8, chunk, receive, learned uint16, sizes []byte) {
-		if len(sizes) > 64 {
+	f.Add(uint16(512), uint16(512), uint16(3), uint8(1), uint64(5), []byte{1, 200, 9, 255})
+	f.Add(uint16(600), uint16(4096), uint16(2), uint8(2), uint64(0), []byte{0, 0, 0, 40})
+	f.Add(uint16(512), uint16(512), uint16(600), uint8(3), uint64(1<<40), []byte{255, 255})
+	f.Add(uint16(1024), uint16(1024), uint16(0), uint8(255), uint64(1<<62), []byte{56, 57, 57, 58, 128})
+	f.Fuzz(func(t *testing.T, chunk, receive, learned uint16, count uint8, index uint64, sizes []byte) {
+		if len(sizes) > 64 || index > 1<<62 {
 			return
 		}
 		lengths := make([]int, len(sizes))
 		for i, n := range sizes {
-			lengths[i] = int(n) * 16
+			lengths[i] = int(n)*16 + int(n)%16 // with what lies around a frame's end
 		}
-		l := Limits{Chunk: max(MinLimit, int(chunk)), Receive: max(MinLimit, int(receive)), Count: 3}
+		l := Limits{Chunk: max(MinLimit, int(chunk)), Receive: max(MinLimit, int(receive)), Count: int(count)}
 		if learned > 0 {
 			l.Learned = max(MinLimit, int(learned))
 		}
-		checkPlan(t, strategies[int(strategy)%len(strategies)], appendMessage(uint64(learned)+1, lengths...), l)
+		half := len(lengths) / 2
+		first := appendMessage(index, lengths[:half]...)
+		second := appendMessage(index+uint64(half), lengths[half:]...)
+		for _, name := range strategies {
+			checkPlan(t, name, first, l)
+			checkPlan(t, name, second, l)
+			checkLane(t, name, l, first, second)
+		}
 	})
+}
+
+// checkLane plans messages into one slice, as a lane does: what comes out of one
+// reassembler are the entries that went in, in order.
+func checkLane(t testing.TB, name string, l Limits, messages ...*pb.Message) {
+	t.Helper()
+	var frames []Frame
+	var want []*pb.Entry
+	for _, m := range messages {
+		before := len(frames)
+		var err error
+		if frames, err = chunker(t, name).Plan(frames, m, l); err != nil {
+			frames = frames[:before]
+			continue
+		}
+		want = append(want, m.Entries...)
+	}
+	var got []*pb.Entry
+	for _, m := range travel(t, frames, math.MaxInt32) {
+		got = append(got, m.Entries...)
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d entries came out, %d went in", name, len(got), len(want))
+	}
+	for i := range want {
+		if !proto.Equal(got[i], want[i]) {
+			t.Fatalf("%s: entry %d came out as %v, was %v", name, i, got[i], want[i])
+		}
+	}
 }
 
 // An entry of MaxEntryBytes makes a frame of exactly the limit, whatever its

@@ -50,6 +50,8 @@ func TestReassemblerAbuse(t *testing.T) {
 		{"total changes", func(f []Frame) []Frame { f[1].Fragment.Total++; return f }, codes.InvalidArgument},
 		{"offset past total", func(f []Frame) []Frame { f[1].Fragment.Offset = f[1].Fragment.Total; return f }, codes.InvalidArgument},
 		{"offset far past total", func(f []Frame) []Frame { f[1].Fragment.Offset = 1<<64 - 1; return f }, codes.InvalidArgument},
+		{"offset that wraps", func(f []Frame) []Frame { f[1].Fragment.Offset = 1<<64 - 300; return f }, codes.InvalidArgument},
+		{"first piece passes total", func(f []Frame) []Frame { f[0].Fragment.Total = 10; return f[:1] }, codes.InvalidArgument},
 		{"piece passes total", func(f []Frame) []Frame { f[1].Fragment.Offset = f[1].Fragment.Total - 1; return f }, codes.InvalidArgument},
 		{"gap", func(f []Frame) []Frame { return slices.Delete(f, 2, 3) }, codes.InvalidArgument},
 		{"first missing", func(f []Frame) []Frame { return f[1:] }, codes.InvalidArgument},
@@ -166,6 +168,154 @@ func TestReassembledInPlace(t *testing.T) {
 	}
 }
 
+// opened is the first piece of a message of that total.
+func opened(t testing.TB, from, epoch, id, total uint64) *Frame {
+	t.Helper()
+	body := []byte{8, 0, 16, 1}[:min(4, total)]
+	return &Frame{
+		Sequence: id, Epoch: epoch, From: from, To: 2, Message: appendMessage(5),
+		Fragment: Fragment{Message: id, Total: total, CRC: checksum(body), body: body},
+	}
+}
+
+// Each bound holds to the byte: what is just within it is taken, what is just
+// beyond is refused by name, and the peer's memory is given back.
+func TestReassemblerBounds(t *testing.T) {
+	const most = maxReassembled
+	tests := []struct {
+		name    string
+		within  []*Frame // taken
+		beyond  *Frame   // refused
+		problem string
+		left    int // bytes declared by others afterwards
+	}{
+		{
+			"one entry",
+			nil,
+			opened(t, 1, 7, 1, most+1),
+			"fragmented entries of 268435457 bytes exceed the limit of 268435456 a peer", 0,
+		},
+		{
+			"bytes of a peer",
+			[]*Frame{opened(t, 1, 7, 1, most-100), opened(t, 1, 7, 2, 100)},
+			opened(t, 1, 7, 3, 5),
+			"fragmented entries of 268435461 bytes exceed the limit of 268435456 a peer", 0,
+		},
+		{
+			"bytes in all",
+			[]*Frame{opened(t, 1, 7, 1, most), opened(t, 3, 7, 1, most), opened(t, 4, 7, 1, most), opened(t, 5, 7, 1, most-9), opened(t, 6, 7, 1, 9)},
+			opened(t, 6, 7, 2, 5),
+			"fragmented entries of 1073741829 bytes exceed the limit of 1073741824 in all", 4*most - 9,
+		},
+		{
+			"open messages",
+			func() (f []*Frame) {
+				for id := range uint64(maxOpenMessages) {
+					f = append(f, opened(t, 1, 7, id+1, 50))
+				}
+				return f
+			}(),
+			opened(t, 1, 7, maxOpenMessages+1, 50),
+			"more than 16 fragmented messages open", 0,
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			base := heap()
+			r := NewReassembler()
+			declared := 0
+			for i, f := range test.within {
+				if m, err := r.Add(f, time.Unix(0, 0)); m != nil || err != nil {
+					t.Fatalf("piece %d: %v, %v", i, m, err)
+				}
+				declared += int(f.Fragment.Total)
+			}
+			if open, bytes := r.Held(); open != len(test.within) || bytes != declared {
+				t.Fatalf("%d messages of %d bytes held, want %d of %d", open, bytes, len(test.within), declared)
+			}
+			// A declaration is no allocation.
+			if grown := heap() - base; grown > 1<<20 {
+				t.Errorf("the heap grew by %d bytes", grown)
+			}
+			_, err := r.Add(test.beyond, time.Unix(0, 0))
+			if status.Code(err) != codes.ResourceExhausted || status.Convert(err).Message() != test.problem {
+				t.Fatalf("got %v, want %s", err, test.problem)
+			}
+			if _, bytes := r.Held(); bytes != test.left {
+				t.Errorf("%d bytes held afterwards, want %d", bytes, test.left)
+			}
+			// The next epoch of the refused peer begins at nothing.
+			again := *test.beyond
+			again.Epoch, again.Fragment.Message, again.Fragment.Total = 8, 1, 100
+			if test.left < maxReassembledTotal-100 {
+				if _, err := r.Add(&again, time.Unix(0, 0)); err != nil {
+					t.Errorf("after the refusal: %v", err)
+				}
+			}
+			runtime.KeepAlive(r)
+		})
+	}
+}
+
+// What is allocated for an entry keeps in proportion to what came of it.
+func TestReassemblerAllocatesWhatComes(t *testing.T) {
+	r := NewReassembler()
+	f := opened(t, 1, 7, 1, 100<<20)
+	if _, err := r.Add(f, time.Unix(0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	o := r.peers[1].open[1]
+	piece := f.Fragment.Len()
+	for n := piece; n < 1<<20; n = len(o.data) {
+		if most := max(2*n, allocateAhead*piece); cap(o.data) > most {
+			t.Fatalf("%d bytes came, %d are allocated, want no more than %d", n, cap(o.data), most)
+		}
+		next := Frame{Epoch: 7, From: 1, To: 2, Fragment: Fragment{Message: 1, Offset: uint64(n), Total: 100 << 20}}
+		next.Fragment.body = make([]byte, piece)
+		next.Fragment.CRC = checksum(next.Fragment.body)
+		piece = min(2*piece, 64<<10)
+		if _, err := r.Add(&next, time.Unix(0, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An old epoch adds nothing; a new one drops what the old had open, and the
+// numbers of messages begin again.
+func TestReassemblerEpochs(t *testing.T) {
+	r := NewReassembler()
+	add := func(epoch, id uint64) error {
+		_, err := r.Add(opened(t, 1, epoch, id, 100), time.Unix(0, 0))
+		return err
+	}
+	for id := range uint64(10) {
+		if err := add(7, id+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := add(8, 1); err != nil {
+		t.Fatal(err)
+	}
+	if open, bytes := r.Held(); open != 1 || bytes != 100 {
+		t.Errorf("a new epoch leaves %d messages of %d bytes, want its own", open, bytes)
+	}
+	if err := add(7, 11); status.Code(err) != codes.InvalidArgument || status.Convert(err).Message() != "fragment of epoch 7, now is 8" {
+		t.Errorf("old epoch: %v", err)
+	}
+	if open, bytes := r.Held(); open != 1 || bytes != 100 {
+		t.Errorf("an old epoch's piece leaves %d messages of %d bytes", open, bytes)
+	}
+	// Age is counted by message, from its last piece.
+	now := time.Unix(0, 0).Add(maxFragmentAge)
+	if _, err := r.Add(opened(t, 1, 8, 2, 50), now); err != nil {
+		t.Fatal(err)
+	}
+	r.Expire(now.Add(1))
+	if open, bytes := r.Held(); open != 1 || bytes != 50 {
+		t.Errorf("%d messages of %d bytes are left, want the younger", open, bytes)
+	}
+}
+
 // Ten thousand open messages of absurd totals, of one peer and of many, cost
 // next to nothing.
 func TestReassemblerBoundedMemory(t *testing.T) {
@@ -210,6 +360,50 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// FuzzFragment gives a reassembler pieces with fields of any value, two of them
+// on top of one that is open. Whatever they are, its books are right, it holds
+// no more memory than what came allows, and errors have the codes that are
+// promised.
+func FuzzFragment(f *testing.F) {
+	f.Add(uint64(1), uint64(0), uint64(100), uint32(0), []byte{1, 2, 3}, true, uint64(7))
+	f.Add(uint64(1), uint64(4), uint64(100), uint32(1), []byte{1, 2, 3}, false, uint64(7))
+	f.Add(uint64(2), uint64(1<<63), uint64(1<<31), uint32(0), []byte{0}, true, uint64(8))
+	f.Add(uint64(1), uint64(4), uint64(7), uint32(0), []byte{26, 1, 0}, false, uint64(7))
+	f.Add(uint64(1), uint64(0), uint64(4), uint32(0), []byte{8, 0, 16, 1}, true, uint64(6))
+	f.Fuzz(func(t *testing.T, message, offset, total uint64, crc uint32, body []byte, header bool, epoch uint64) {
+		r := NewReassembler()
+		if _, err := r.Add(opened(t, 1, 7, 1, 100), time.Unix(0, 0)); err != nil {
+			t.Fatal(err)
+		}
+		p := Frame{Epoch: epoch, From: 1, To: 2, Fragment: Fragment{Message: message, Offset: offset, Total: total, CRC: crc ^ checksum(body), body: body}}
+		for range 2 {
+			if header {
+				p.Message = appendMessage(5)
+			}
+			m, err := r.Add(&p, time.Unix(0, 0))
+			switch code := status.Code(err); {
+			case code != codes.OK && code != codes.InvalidArgument && code != codes.ResourceExhausted && code != codes.DataLoss:
+				t.Fatal(err)
+			case crc != 0 && m != nil:
+				t.Fatal("a wrong checksum was taken")
+			case m != nil && (len(m.Entries) != 1 || !header && message != 1):
+				t.Fatalf("came out whole: %v", m)
+			}
+			declared, held := 0, 0
+			for _, o := range r.peers[1].open {
+				declared += o.total
+				held += cap(o.data)
+			}
+			if open, bytes := r.Held(); bytes != declared || declared != r.peers[1].declared || open > maxOpenMessages || declared > maxReassembled {
+				t.Fatalf("%d messages of %d bytes held, %d declared, %d of the peer", open, bytes, declared, r.peers[1].declared)
+			}
+			if most := allocateAhead*(2*len(body)+4) + allocateAtOnce; held > most {
+				t.Fatalf("%d bytes allocated for pieces of %d", held, len(body))
+			}
+		}
+	})
 }
 
 func FuzzReassemble(f *testing.F) {
