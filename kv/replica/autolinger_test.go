@@ -316,7 +316,7 @@ func TestAutoLingerAgainstStatic(t *testing.T) {
 				perPass: 5 * time.Microsecond, perRound: 40 * time.Microsecond, perCommand: 2 * time.Microsecond,
 				serve: 2 * time.Microsecond, delay: delay, shared: shared, jitter: 0.5,
 			}
-			length := time.Second/2 + 500*delay // a trial takes longer on a slow link
+			length := time.Second/2 + 400*delay // a trial takes longer on a slow link
 			name := fmt.Sprintf("shared=%t/delay=%s", shared, delay)
 			for _, rate := range []float64{500, 5000, 25000, 100000} {
 				m := base

@@ -19,16 +19,87 @@ func BenchmarkPut(b *testing.B) {
 			for _, clients := range []int{1, 64} {
 				for _, ops := range []int{1, 64} {
 					name := fmt.Sprintf("batching=%s/packing=%s/clients=%d/ops-per-message=%d", batching, packing, clients, ops)
-					b.Run(name, func(b *testing.B) { benchmarkPut(b, batching, packing, clients, ops) })
+					b.Run(name, func(b *testing.B) {
+						benchmarkPut(b, Batching{Strategy: batching}, packing, clients, ops)
+					})
 				}
 			}
 		}
 	}
 }
 
-func benchmarkPut(b *testing.B, batching, packing string, clients, ops int) {
+// benchStrategies are what the benchmarks of batching compare.
+var benchStrategies = []struct {
+	name     string
+	batching Batching
+}{
+	{"none", Batching{Strategy: BatchNone}},
+	{"greedy", Batching{Strategy: BatchGreedy}},
+	{"linger-100us", Batching{Strategy: BatchLinger, Linger: 100 * time.Microsecond}},
+	{"linger-1ms", Batching{Strategy: BatchLinger, Linger: time.Millisecond}},
+	{"linger-auto", Batching{Strategy: BatchLinger, LingerAuto: true}},
+	{"nagle", Batching{Strategy: BatchNagle}},
+}
+
+// BenchmarkBatch is BenchmarkPut over the strategies of batching, for one command
+// a message.
+func BenchmarkBatch(b *testing.B) {
+	for _, s := range benchStrategies {
+		for _, clients := range []int{1, 16, 256} {
+			b.Run(fmt.Sprintf("batching=%s/clients=%d", s.name, clients), func(b *testing.B) {
+				benchmarkPut(b, s.batching, PackPacked, clients, 1)
+			})
+		}
+	}
+}
+
+// BenchmarkBatchNext measures the decision alone: one look at a queue and one
+// commit.
+func BenchmarkBatchNext(b *testing.B) {
+	for _, s := range benchStrategies {
+		b.Run("batching="+s.name, func(b *testing.B) {
+			decide := decision(b, s.batching)
+			b.ReportAllocs()
+			for b.Loop() {
+				decide()
+			}
+		})
+	}
+}
+
+// decision returns what BenchmarkBatchNext repeats.
+func decision(tb testing.TB, batching Batching) func() {
+	tb.Helper()
+	batching.MaxCount, batching.MaxBytes = 4096, 8<<20
+	batcher, err := NewBatcher(batching)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	now := time.Unix(1700000000, 0)
+	q := queueOf(now, make([]int, 64)...)
+	return func() {
+		now = now.Add(50 * time.Microsecond)
+		q.InFlight = 1 - q.InFlight
+		if take, _ := batcher.Next(q, now); take > 0 {
+			q.Oldest = now
+			batcher.Observe(Feedback{Commands: take, CommitLatency: 300 * time.Microsecond, Committed: now})
+		}
+	}
+}
+
+// A look at the queue is free of garbage: the loop takes many for each batch.
+func TestNextAllocatesNothing(t *testing.T) {
+	for _, s := range benchStrategies {
+		if n := testing.AllocsPerRun(1000, decision(t, s.batching)); n != 0 {
+			t.Errorf("%s: %.1f allocations", s.name, n)
+		}
+	}
+}
+
+func benchmarkPut(b *testing.B, batching Batching, packing string, clients, ops int) {
+	batching.MaxCount, batching.MaxBytes = 4096, 8<<20
 	_, all := startReplicas(b, 3, func(c *Config) {
-		batcher, err := NewBatcher(Batching{Strategy: batching, MaxCount: 4096, MaxBytes: 8 << 20, Linger: time.Millisecond})
+		batcher, err := NewBatcher(batching)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -63,7 +63,12 @@ func (c *Core) Propose(ps []Proposal, since time.Time) {
 // sent: no entry with more than one command exceeds it from now on.
 func (c *Core) SetMaxEntryBytes(n uint64) { c.maxEntry = n }
 
-// propose moves waiting commands into raft's log, as the Batcher says.
+// propose moves waiting commands into raft's log, as the Batcher says. Three
+// bounds hold them back, in this order: the admission caps, which count commands
+// from when they are taken in until they are answered, wherever they wait; raft's
+// bound on bytes not yet committed, above which one proposal is held and the
+// queue stays as it is; and the messages in flight to each peer, with which raft
+// keeps entries that are in the log already from being sent.
 func (c *Core) propose(eff *Effects) {
 	c.wake = time.Time{}
 	if c.held == nil && len(c.queue) == 0 {
