@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,8 +40,8 @@ type echo struct {
 // followers.
 func (e *echo) close() error {
 	var errs []error
-	for i := len(e.closers) - 1; i >= 0; i-- {
-		errs = append(errs, e.closers[i]())
+	for _, c := range slices.Backward(e.closers) {
+		errs = append(errs, c())
 	}
 	return errors.Join(errs...)
 }

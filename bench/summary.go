@@ -312,14 +312,14 @@ func (s *summarizer) describe(v *VariantSummary, metric string, full bool) strin
 	if name == "" {
 		name = "the only variant"
 	}
-	figure := figureOf(metric, s.blocks[v.Variant.ID].estimate(metric).Center)
+	figures := []string{figureOf(metric, s.blocks[v.Variant.ID].estimate(metric).Center)}
 	for _, c := range v.Ceilings {
 		// A rate that is given is no share of anything.
 		if full && !v.Variant.openLoop() && c.Fraction.Center > 0 {
-			figure += fmt.Sprintf(", %.0f %% of %s", 100*c.Fraction.Center, c.Describe())
+			figures = append(figures, fmt.Sprintf("%.0f %% of %s", 100*c.Fraction.Center, c.Describe()))
 		}
 	}
-	return fmt.Sprintf("%s (%s)", name, figure)
+	return fmt.Sprintf("%s (%s)", name, strings.Join(figures, ", "))
 }
 
 // figureOf shows a value of a metric.

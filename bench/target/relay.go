@@ -96,7 +96,8 @@ func newRelay(ctx context.Context, cfg node.Config, followers []string, dialer f
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry())...)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("follower %s: %w", addr, err), r.close())
+			r.close()
+			return nil, fmt.Errorf("follower %s: %w", addr, err)
 		}
 		r.wg.Go(func() {
 			<-life.Done()
@@ -106,22 +107,26 @@ func newRelay(ctx context.Context, cfg node.Config, followers []string, dialer f
 			grpc.ForceCodecV2(frameCodec{}), grpc.WaitForReady(true), grpc.StaticMethod(),
 			grpc.MaxCallSendMsgSize(int(cfg.MaxRequest)+relaySlack))
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("follower %s: %w", addr, err), r.close())
+			r.close()
+			return nil, fmt.Errorf("follower %s: %w", addr, err)
 		}
 		r.peers = append(r.peers, &relayPeer{stream: stream, wake: make(chan struct{}, 1)})
 	}
 	for _, p := range r.peers {
-		r.wg.Go(func() { r.fail(r.sendTo(life, p)) })
+		r.wg.Go(func() {
+			if err := r.sendTo(life, p); !errors.Is(err, io.EOF) {
+				r.fail(err)
+			}
+		})
 		r.wg.Go(func() { r.fail(r.receiveFrom(p)) })
 	}
 	return r, nil
 }
 
 // close ends the streams and waits for their goroutines.
-func (r *relay) close() error {
+func (r *relay) close() {
 	r.end()
 	r.wg.Wait()
-	return nil
 }
 
 // fail ends all that waits. A relay is as good as its worst follower: what
@@ -199,10 +204,8 @@ func (r *relay) sendTo(life context.Context, p *relayPeer) error {
 		}
 		f := frame{data: encodeFrame(entries, last)}
 		r.passed(p, last)
-		if err := p.stream.SendMsg(&f); err != nil && !errors.Is(err, io.EOF) {
-			return err
-		} else if err != nil {
-			return nil // receiveFrom says why
+		if err := p.stream.SendMsg(&f); err != nil {
+			return err // io.EOF for a broken stream, of which receiveFrom knows why
 		}
 	}
 }
@@ -353,7 +356,8 @@ func ServeRelay(ctx context.Context, lis net.Listener, cfg node.Config, valueSiz
 	}
 	echo := NewEchoServer(valueSize)
 	echo.relay = r
-	return errors.Join(serveEcho(ctx, lis, cfg, echo), r.close())
+	defer r.close()
+	return serveEcho(ctx, lis, cfg, echo)
 }
 
 // ServeFollower acknowledges on lis, until ctx ends, what relays send. It closes

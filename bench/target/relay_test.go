@@ -47,7 +47,7 @@ func (f *recorder) follow(_ any, stream grpc.ServerStream) error {
 	for {
 		var in kept
 		if err := stream.RecvMsg(&in); err != nil {
-			return nil
+			return err
 		}
 		f.gate.RLock()
 		f.keep(in.bytes[relaySequence:])
@@ -98,7 +98,7 @@ func lead(t *testing.T, followers ...*recorder) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = r.close() })
+	t.Cleanup(r.close)
 	return r
 }
 
