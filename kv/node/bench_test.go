@@ -30,6 +30,24 @@ func BenchmarkServicePut(b *testing.B) {
 	}
 }
 
+func BenchmarkServiceGet(b *testing.B) {
+	s := benchService()
+	s.replica = &fakeReplica{store: s.store}
+	for _, c := range []kvv1.Consistency{
+		kvv1.Consistency_CONSISTENCY_LINEARIZABLE, kvv1.Consistency_CONSISTENCY_LEASE, kvv1.Consistency_CONSISTENCY_STALE,
+	} {
+		b.Run("consistency="+c.String(), func(b *testing.B) {
+			req := &kvv1.GetRequest{Key: []byte("key"), Consistency: c}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Get(b.Context(), req); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkServiceStream(b *testing.B) {
 	for _, n := range []int{1, 64} {
 		b.Run(fmt.Sprintf("ops-per-message=%d", n), func(b *testing.B) {
