@@ -77,7 +77,8 @@
 // failure costs. It keeps what the peer has not acknowledged; when the peer's
 // gRPC refuses a frame, it reads the limit from the refusal (or halves, if the
 // text tells none), opens the stream anew on the same connection, and sends
-// again what the peer does not have.
+// again what the peer does not have. A peer that comes back with another limit
+// is learned anew.
 //
 // # Snapshots
 //

@@ -126,7 +126,11 @@ func (l *lane) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.limits.Receive = FrameLimit(l.peer.server.cfg.Compression, limit)
+	limit = FrameLimit(l.peer.server.cfg.Compression, limit)
+	if old := l.limits.Receive; old != 0 && old != limit && l == l.peer.lanes[len(l.peer.lanes)-1] {
+		l.peer.learned.Store(0) // the peer was started anew, with another limit
+	}
+	l.limits.Receive = limit
 	if l.sizer != nil {
 		l.sizer.lost()
 	}

@@ -296,3 +296,70 @@ func TestNoneCannotFollow(t *testing.T) {
 		t.Errorf("a message of %d bytes came, %d were refused", largest, refused)
 	}
 }
+
+// A node with a lower limit joins after a larger entry is in the log. Only
+// fragment carries it there; otherwise the newcomer is shown as unable to
+// follow, by name, while the voters go on, and entries that it could not be sent
+// are refused. With the newcomer gone all is as before.
+func TestLateJoinerWithLowerLimit(t *testing.T) {
+	const low = 64 * kib
+	for _, chunking := range []string{
+		transport.ChunkNone, transport.ChunkRaft, transport.ChunkCount, transport.ChunkReactive, transport.ChunkBounded, transport.ChunkFragment,
+	} {
+		t.Run(chunking, func(t *testing.T) {
+			limit := Size(4 << 20)
+			set := func(o *Options) { o.Config.Chunking, o.Config.MaxMessage = chunking, limit }
+			members := startCluster(t, 2, set)
+			leader, voter := members[0], members[1]
+			put := func(key string, size int) error {
+				_, err := leader.kv.Put(within(t, 30*time.Second), &kvv1.PutRequest{Key: []byte(key), Value: randomBytes(size)})
+				return err
+			}
+			holds := func(m *member, key string, size int) func() bool {
+				return func() bool {
+					item, _, found := m.Store().Get([]byte(key))
+					return found && len(item.Value) == size
+				}
+			}
+			if err := put("large", 1<<20); err != nil {
+				t.Fatal(err)
+			}
+			limit = low
+			late := start(t, 3, set)
+			// Under all but fragment the learner stays behind, which is no error.
+			if _, err := leader.cluster.AddLearner(within(t, 30*time.Second), &clusterv1.AddLearnerRequest{Id: 3, Address: late.Addr()}); err != nil {
+				t.Fatal(err)
+			}
+			if chunking == transport.ChunkFragment {
+				eventually(t, "the learner has the large value", holds(late, "large", 1<<20))
+				if err := put("larger", 2<<20); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the learner has the larger value", holds(late, "larger", 2<<20))
+				return
+			}
+			eventually(t, "the learner is shown as unable to follow", func() bool {
+				p := leader.peer(t, 3).GetProblem()
+				return strings.HasPrefix(p, "cannot follow: message ") && strings.HasSuffix(p, fmt.Sprintf(" > limit %d", low))
+			})
+			if p := leader.peer(t, 2).GetProblem(); p != "" {
+				t.Errorf("the voter has the problem %q", p)
+			}
+			if err := put("small", 100); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the voter has the small value", holds(voter, "small", 100))
+			checkTooLarge(t, "larger", put("larger", 2<<20))
+			if _, err := leader.cluster.RemoveNode(within(t, 30*time.Second), &clusterv1.RemoveNodeRequest{Id: 3}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "larger entries are taken again", func() bool { return put("larger", 2<<20) == nil })
+			limit = 4 << 20
+			next := start(t, 4, set)
+			if _, err := leader.cluster.AddLearner(within(t, 30*time.Second), &clusterv1.AddLearnerRequest{Id: 4, Address: next.Addr()}); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "a node that takes more follows", holds(next, "larger", 2<<20))
+		})
+	}
+}
