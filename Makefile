@@ -56,8 +56,9 @@ fuzz-seeds: ## run each fuzz target for a few seconds
 scenario: build ## three processes through the whole sequence, each command with its answer
 	./.ci/scenario $(BIN)/raftkv
 
-soak: build ## kill all nodes of a durable cluster under load, 20 times
-	RAFTLAB_KILLS=20 $(GO) test ./bench/cluster -run TestNothingDurableIsLost -v -count=1
+soak: build ## a durable cluster killed 20 times, a follower stopped for 60 s, 1 GiB in large values
+	RAFTLAB_KILLS=20 RAFTLAB_PAUSE=60s RAFTLAB_BULK=1GiB $(GO) test ./bench/cluster -v -count=1 -timeout 20m \
+		-run 'TestNothingDurableIsLost|TestStoppedFollower|TestBulkDisturbsNoElection'
 
 bench: build ## measure: experiments quick and chunk-size, about 4 minutes and a half
 	@echo "Time budget: quick at most 150 s, chunk-size at most 120 s."

@@ -112,7 +112,7 @@ type Dialer = func(ctx context.Context, address string) (net.Conn, error)
 type backend interface {
 	// start starts a node, at the addresses and on the data of its former run if
 	// there was one.
-	start(ctx context.Context, id uint64, place place) (*Node, error)
+	start(ctx context.Context, id uint64, place place, cfg node.Config) (*Node, error)
 	dialer() Dialer
 	close() error
 }
@@ -197,7 +197,7 @@ func (c *Cluster) bootstrap(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i := range nodes {
 		wg.Go(func() {
-			nodes[i], errs[i] = c.startNode(ctx, uint64(i)+1, place{})
+			nodes[i], errs[i] = c.startNode(ctx, uint64(i)+1, place{}, c.cfg.Node)
 		})
 	}
 	wg.Wait()
@@ -380,7 +380,7 @@ func (c *Cluster) addLearner(ctx context.Context) (*Node, *kvv1.Membership, erro
 	c.mu.Lock()
 	id := c.nodes[len(c.nodes)-1].ID + 1
 	c.mu.Unlock()
-	n, err := c.startNode(ctx, id, place{})
+	n, err := c.startNode(ctx, id, place{}, c.cfg.Node)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -395,11 +395,11 @@ func (c *Cluster) addLearner(ctx context.Context) (*Node, *kvv1.Membership, erro
 }
 
 // startNode starts a node, on its data folder if nodes have one.
-func (c *Cluster) startNode(ctx context.Context, id uint64, at place) (*Node, error) {
+func (c *Cluster) startNode(ctx context.Context, id uint64, at place, cfg node.Config) (*Node, error) {
 	if c.data != "" {
 		at.dataDir = c.DataDir(id)
 	}
-	return c.backend.start(ctx, id, at)
+	return c.backend.start(ctx, id, at, cfg)
 }
 
 // DataDir is a node's data folder; "" without a durable log.
@@ -413,6 +413,11 @@ func (c *Cluster) DataDir(id uint64) string {
 // Restart starts a node that has ended once more, at the addresses it had and on
 // its data folder. It does not wait for the node to catch up.
 func (c *Cluster) Restart(ctx context.Context, id uint64) (*Node, error) {
+	return c.RestartWith(ctx, id, c.cfg.Node)
+}
+
+// RestartWith is Restart with other settings for that node.
+func (c *Cluster) RestartWith(ctx context.Context, id uint64, cfg node.Config) (*Node, error) {
 	old := c.Node(id)
 	if c.backend == nil || old == nil {
 		return nil, ErrUnsupported
@@ -422,7 +427,7 @@ func (c *Cluster) Restart(ctx context.Context, id uint64) (*Node, error) {
 	default:
 		return nil, fmt.Errorf("node %d has not ended", id)
 	}
-	n, err := c.startNode(ctx, id, place{addr: old.Addr, peerAddr: old.PeerAddr})
+	n, err := c.startNode(ctx, id, place{addr: old.Addr, peerAddr: old.PeerAddr}, cfg)
 	if err != nil {
 		return nil, err
 	}

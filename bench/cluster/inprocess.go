@@ -38,8 +38,7 @@ func (b *inProcess) bufconn() bool {
 	return b.cfg.Topology == InProcessGRPC && b.cfg.Listener == ListenBufconn
 }
 
-func (b *inProcess) start(_ context.Context, id uint64, at place) (*Node, error) {
-	cfg := b.cfg.Node
+func (b *inProcess) start(_ context.Context, id uint64, at place, cfg node.Config) (*Node, error) {
 	cfg.ID, cfg.DebugAddr, cfg.Advertise, cfg.AdvertisePeer = id, "", "", ""
 	cfg.Addr, cfg.PeerAddr, cfg.DataDir = cmp.Or(at.addr, freePort), cmp.Or(at.peerAddr, freePort), at.dataDir
 	options := node.Options{Config: cfg, Logger: b.cfg.Logger, Network: b.network}

@@ -44,9 +44,8 @@ func FindServer(named string) (string, error) {
 
 // processes starts nodes as child processes.
 type processes struct {
-	bin   string
-	env   []string
-	flags []string
+	bin string
+	env []string
 }
 
 func newProcesses(cfg Config) (*processes, error) {
@@ -54,7 +53,7 @@ func newProcesses(cfg Config) (*processes, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &processes{bin: bin, env: cfg.ServerEnv, flags: ServerFlags(cfg.Node)}, nil
+	return &processes{bin: bin, env: cfg.ServerEnv}, nil
 }
 
 // ServerFlags are the flags of a server for what differs from the defaults; who
@@ -77,11 +76,11 @@ func ServerFlags(cfg node.Config) []string {
 // freePort asks for any that is free.
 const freePort = "127.0.0.1:0"
 
-func (p *processes) start(ctx context.Context, id uint64, at place) (*Node, error) {
+func (p *processes) start(ctx context.Context, id uint64, at place, cfg node.Config) (*Node, error) {
 	args := append([]string{
 		"serve", "--exit-with-stdin", "--id", strconv.FormatUint(id, 10), "--debug-addr", freePort,
 		"--addr", cmp.Or(at.addr, freePort), "--peer-addr", cmp.Or(at.peerAddr, freePort),
-	}, p.flags...)
+	}, ServerFlags(cfg)...)
 	if at.dataDir != "" {
 		args = append(args, "--data-dir", at.dataDir)
 	}

@@ -212,6 +212,14 @@ func statusLimits(t table, st *clusterv1.StatusResponse) {
 		entry = "none"
 	}
 	t.row("largest entry", entry)
+	if caps := l.GetMemoryCapsBytes(); len(caps) > 0 {
+		sum, parts := uint64(0), []string(nil)
+		for _, what := range slices.Sorted(maps.Keys(caps)) {
+			sum += caps[what]
+			parts = append(parts, what+" "+size(caps[what]))
+		}
+		t.row("memory beside the store", fmt.Sprintf("%s at most: %s", size(sum), strings.Join(parts, ", ")))
+	}
 }
 
 func statusCounters(t table, st *clusterv1.StatusResponse) {

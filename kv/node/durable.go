@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -80,8 +81,7 @@ func (j journal) SaveSnapshot(meta *raftpb.SnapshotMetadata, write func(io.Write
 		return err
 	}
 	if err := write(file); err != nil {
-		file.Abort()
-		return err
+		return errors.Join(err, file.Abort())
 	}
 	return file.Commit()
 }

@@ -43,6 +43,7 @@ func (n *Node) status(ctx context.Context) (*clusterv1.StatusResponse, error) {
 		Limits: &clusterv1.Limits{
 			MaxMessageBytes: uint64(n.cfg.MaxMessage), MaxRequestBytes: uint64(n.cfg.MaxRequest),
 			ChunkSizeBytes: uint64(n.cfg.startChunk()), Chunking: n.cfg.Chunking, MaxEntryBytes: rs.MaxEntryBytes,
+			MemoryCapsBytes: n.cfg.memoryCaps(max(0, len(rs.Membership.GetNodes())-1)),
 		},
 		Counters: map[string]uint64{},
 		Version:  n.version,

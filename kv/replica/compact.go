@@ -17,7 +17,7 @@ func (c *Core) compact() {
 		keep = min(keep, count-count/4-1)
 	}
 	to := c.applied - keep
-	if bytes <= hardLogFactor*c.cfg.LogSize && count <= hardLogFactor*c.cfg.LogEntries {
+	if bytes <= HardLogFactor*c.cfg.LogSize && count <= HardLogFactor*c.cfg.LogEntries {
 		to = min(to, c.neededFrom())
 	}
 	if to < first {
@@ -28,8 +28,8 @@ func (c *Core) compact() {
 	}
 }
 
-// Beyond this many times the log's caps it is compacted whoever needs it.
-const hardLogFactor = 4
+// HardLogFactor: beyond this many times the log's caps it is compacted whoever needs it.
+const HardLogFactor = 4
 
 // neededFrom is the last index that no live follower needs to be sent: those
 // that replicate need what they have not matched, those that take in a snapshot,

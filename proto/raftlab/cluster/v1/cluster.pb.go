@@ -1400,8 +1400,11 @@ type Limits struct {
 	Chunking        string                 `protobuf:"bytes,4,opt,name=chunking,proto3" json:"chunking,omitempty"`
 	// The largest log entry that can be proposed now, given strategy and peers.
 	MaxEntryBytes uint64 `protobuf:"varint,5,opt,name=max_entry_bytes,json=maxEntryBytes,proto3" json:"max_entry_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// What the node may hold in memory beside its store, by what it is for: at most
+	// so many bytes each, as its settings and the number of its peers say.
+	MemoryCapsBytes map[string]uint64 `protobuf:"bytes,6,rep,name=memory_caps_bytes,json=memoryCapsBytes,proto3" json:"memory_caps_bytes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -1467,6 +1470,13 @@ func (x *Limits) GetMaxEntryBytes() uint64 {
 		return x.MaxEntryBytes
 	}
 	return 0
+}
+
+func (x *Limits) GetMemoryCapsBytes() map[string]uint64 {
+	if x != nil {
+		return x.MemoryCapsBytes
+	}
+	return nil
 }
 
 var File_raftlab_cluster_v1_cluster_proto protoreflect.FileDescriptor
@@ -1596,13 +1606,17 @@ const file_raftlab_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x1asnapshots_received_resumed\x18\x1b \x01(\x04R\x18snapshotsReceivedResumed\x12E\n" +
 	"\x1fsnapshot_bytes_received_resumed\x18\x1c \x01(\x04R\x1csnapshotBytesReceivedResumed\x12&\n" +
 	"\x0fwire_bytes_sent\x18\x1d \x01(\x04R\rwireBytesSent\x12(\n" +
-	"\x10chunk_size_bytes\x18\x1e \x01(\x04R\x0echunkSizeBytes\"\xce\x01\n" +
+	"\x10chunk_size_bytes\x18\x1e \x01(\x04R\x0echunkSizeBytes\"\xef\x02\n" +
 	"\x06Limits\x12*\n" +
 	"\x11max_message_bytes\x18\x01 \x01(\x04R\x0fmaxMessageBytes\x12*\n" +
 	"\x11max_request_bytes\x18\x02 \x01(\x04R\x0fmaxRequestBytes\x12(\n" +
 	"\x10chunk_size_bytes\x18\x03 \x01(\x04R\x0echunkSizeBytes\x12\x1a\n" +
 	"\bchunking\x18\x04 \x01(\tR\bchunking\x12&\n" +
-	"\x0fmax_entry_bytes\x18\x05 \x01(\x04R\rmaxEntryBytes*~\n" +
+	"\x0fmax_entry_bytes\x18\x05 \x01(\x04R\rmaxEntryBytes\x12[\n" +
+	"\x11memory_caps_bytes\x18\x06 \x03(\v2/.raftlab.cluster.v1.Limits.MemoryCapsBytesEntryR\x0fmemoryCapsBytes\x1aB\n" +
+	"\x14MemoryCapsBytesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01*~\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rROLE_FOLLOWER\x10\x01\x12\x16\n" +
@@ -1635,7 +1649,7 @@ func file_raftlab_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlab_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_raftlab_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_raftlab_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_raftlab_cluster_v1_cluster_proto_goTypes = []any{
 	(Role)(0),                          // 0: raftlab.cluster.v1.Role
 	(*InitRequest)(nil),                // 1: raftlab.cluster.v1.InitRequest
@@ -1659,42 +1673,44 @@ var file_raftlab_cluster_v1_cluster_proto_goTypes = []any{
 	(*Limits)(nil),                     // 19: raftlab.cluster.v1.Limits
 	nil,                                // 20: raftlab.cluster.v1.StatusResponse.CountersEntry
 	nil,                                // 21: raftlab.cluster.v1.StatusResponse.ConfigEntry
-	(*v1.Member)(nil),                  // 22: raftlab.kv.v1.Member
-	(*v1.Membership)(nil),              // 23: raftlab.kv.v1.Membership
+	nil,                                // 22: raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
+	(*v1.Member)(nil),                  // 23: raftlab.kv.v1.Member
+	(*v1.Membership)(nil),              // 24: raftlab.kv.v1.Membership
 }
 var file_raftlab_cluster_v1_cluster_proto_depIdxs = []int32{
-	22, // 0: raftlab.cluster.v1.DescribeResponse.node:type_name -> raftlab.kv.v1.Member
-	23, // 1: raftlab.cluster.v1.AddLearnerResponse.membership:type_name -> raftlab.kv.v1.Membership
-	23, // 2: raftlab.cluster.v1.ChangeMembershipResponse.membership:type_name -> raftlab.kv.v1.Membership
-	23, // 3: raftlab.cluster.v1.RemoveNodeResponse.membership:type_name -> raftlab.kv.v1.Membership
+	23, // 0: raftlab.cluster.v1.DescribeResponse.node:type_name -> raftlab.kv.v1.Member
+	24, // 1: raftlab.cluster.v1.AddLearnerResponse.membership:type_name -> raftlab.kv.v1.Membership
+	24, // 2: raftlab.cluster.v1.ChangeMembershipResponse.membership:type_name -> raftlab.kv.v1.Membership
+	24, // 3: raftlab.cluster.v1.RemoveNodeResponse.membership:type_name -> raftlab.kv.v1.Membership
 	0,  // 4: raftlab.cluster.v1.StatusResponse.role:type_name -> raftlab.cluster.v1.Role
-	23, // 5: raftlab.cluster.v1.StatusResponse.membership:type_name -> raftlab.kv.v1.Membership
+	24, // 5: raftlab.cluster.v1.StatusResponse.membership:type_name -> raftlab.kv.v1.Membership
 	17, // 6: raftlab.cluster.v1.StatusResponse.progress:type_name -> raftlab.cluster.v1.PeerProgress
 	18, // 7: raftlab.cluster.v1.StatusResponse.transport:type_name -> raftlab.cluster.v1.PeerTransport
 	19, // 8: raftlab.cluster.v1.StatusResponse.limits:type_name -> raftlab.cluster.v1.Limits
 	20, // 9: raftlab.cluster.v1.StatusResponse.counters:type_name -> raftlab.cluster.v1.StatusResponse.CountersEntry
 	21, // 10: raftlab.cluster.v1.StatusResponse.config:type_name -> raftlab.cluster.v1.StatusResponse.ConfigEntry
-	1,  // 11: raftlab.cluster.v1.Cluster.Init:input_type -> raftlab.cluster.v1.InitRequest
-	3,  // 12: raftlab.cluster.v1.Cluster.Describe:input_type -> raftlab.cluster.v1.DescribeRequest
-	5,  // 13: raftlab.cluster.v1.Cluster.AddLearner:input_type -> raftlab.cluster.v1.AddLearnerRequest
-	7,  // 14: raftlab.cluster.v1.Cluster.ChangeMembership:input_type -> raftlab.cluster.v1.ChangeMembershipRequest
-	9,  // 15: raftlab.cluster.v1.Cluster.RemoveNode:input_type -> raftlab.cluster.v1.RemoveNodeRequest
-	11, // 16: raftlab.cluster.v1.Cluster.TransferLeadership:input_type -> raftlab.cluster.v1.TransferLeadershipRequest
-	13, // 17: raftlab.cluster.v1.Cluster.Snapshot:input_type -> raftlab.cluster.v1.SnapshotRequest
-	15, // 18: raftlab.cluster.v1.Cluster.Status:input_type -> raftlab.cluster.v1.StatusRequest
-	2,  // 19: raftlab.cluster.v1.Cluster.Init:output_type -> raftlab.cluster.v1.InitResponse
-	4,  // 20: raftlab.cluster.v1.Cluster.Describe:output_type -> raftlab.cluster.v1.DescribeResponse
-	6,  // 21: raftlab.cluster.v1.Cluster.AddLearner:output_type -> raftlab.cluster.v1.AddLearnerResponse
-	8,  // 22: raftlab.cluster.v1.Cluster.ChangeMembership:output_type -> raftlab.cluster.v1.ChangeMembershipResponse
-	10, // 23: raftlab.cluster.v1.Cluster.RemoveNode:output_type -> raftlab.cluster.v1.RemoveNodeResponse
-	12, // 24: raftlab.cluster.v1.Cluster.TransferLeadership:output_type -> raftlab.cluster.v1.TransferLeadershipResponse
-	14, // 25: raftlab.cluster.v1.Cluster.Snapshot:output_type -> raftlab.cluster.v1.SnapshotResponse
-	16, // 26: raftlab.cluster.v1.Cluster.Status:output_type -> raftlab.cluster.v1.StatusResponse
-	19, // [19:27] is the sub-list for method output_type
-	11, // [11:19] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	22, // 11: raftlab.cluster.v1.Limits.memory_caps_bytes:type_name -> raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
+	1,  // 12: raftlab.cluster.v1.Cluster.Init:input_type -> raftlab.cluster.v1.InitRequest
+	3,  // 13: raftlab.cluster.v1.Cluster.Describe:input_type -> raftlab.cluster.v1.DescribeRequest
+	5,  // 14: raftlab.cluster.v1.Cluster.AddLearner:input_type -> raftlab.cluster.v1.AddLearnerRequest
+	7,  // 15: raftlab.cluster.v1.Cluster.ChangeMembership:input_type -> raftlab.cluster.v1.ChangeMembershipRequest
+	9,  // 16: raftlab.cluster.v1.Cluster.RemoveNode:input_type -> raftlab.cluster.v1.RemoveNodeRequest
+	11, // 17: raftlab.cluster.v1.Cluster.TransferLeadership:input_type -> raftlab.cluster.v1.TransferLeadershipRequest
+	13, // 18: raftlab.cluster.v1.Cluster.Snapshot:input_type -> raftlab.cluster.v1.SnapshotRequest
+	15, // 19: raftlab.cluster.v1.Cluster.Status:input_type -> raftlab.cluster.v1.StatusRequest
+	2,  // 20: raftlab.cluster.v1.Cluster.Init:output_type -> raftlab.cluster.v1.InitResponse
+	4,  // 21: raftlab.cluster.v1.Cluster.Describe:output_type -> raftlab.cluster.v1.DescribeResponse
+	6,  // 22: raftlab.cluster.v1.Cluster.AddLearner:output_type -> raftlab.cluster.v1.AddLearnerResponse
+	8,  // 23: raftlab.cluster.v1.Cluster.ChangeMembership:output_type -> raftlab.cluster.v1.ChangeMembershipResponse
+	10, // 24: raftlab.cluster.v1.Cluster.RemoveNode:output_type -> raftlab.cluster.v1.RemoveNodeResponse
+	12, // 25: raftlab.cluster.v1.Cluster.TransferLeadership:output_type -> raftlab.cluster.v1.TransferLeadershipResponse
+	14, // 26: raftlab.cluster.v1.Cluster.Snapshot:output_type -> raftlab.cluster.v1.SnapshotResponse
+	16, // 27: raftlab.cluster.v1.Cluster.Status:output_type -> raftlab.cluster.v1.StatusResponse
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_raftlab_cluster_v1_cluster_proto_init() }
@@ -1708,7 +1724,7 @@ func file_raftlab_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlab_cluster_v1_cluster_proto_rawDesc), len(file_raftlab_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
