@@ -22,8 +22,9 @@ import (
 
 // Law of the climber.
 const (
-	// autoLeast is the least size that is tried: below it, no link that this was
-	// tried with gains anything.
+	// autoLeast is the least size that is tried: smaller ones gain less than 5 %
+	// in the simulation of sizer_test.go, and cost half of the goodput where the
+	// line is fast.
 	autoLeast = 16 << 10
 	// autoGain is by how much the probe has to be better than both epochs around
 	// it.

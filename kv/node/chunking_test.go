@@ -363,3 +363,31 @@ func TestLateJoinerWithLowerLimit(t *testing.T) {
 		})
 	}
 }
+
+// Under chunk-size auto, status shows where the size of each peer is, and no
+// frame is larger than the peer takes.
+func TestChunkSizeAutoInStatus(t *testing.T) {
+	leader, follower, seen := pair(t, transport.ChunkFragment, transport.KindStream, func(c *Config) {
+		c.MaxMessage, c.ChunkSize = 64*kib, AutoChunk
+	})
+	for i := range 20 {
+		value := randomBytes(300 * kib)
+		if _, err := leader.kv.Put(within(t, time.Minute), &kvv1.PutRequest{Key: []byte("key"), Value: value}); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	eventually(t, "the follower has the value", func() bool {
+		item, _, found := follower.Store().Get([]byte("key"))
+		return found && len(item.Value) == 300*kib
+	})
+	if n := leader.peer(t, 2).GetChunkSizeBytes(); n < 16*kib || n > 64*kib {
+		t.Errorf("a chunk size of %d is shown, want 16 to 64 KiB", n)
+	}
+	if largest, _, refused := seen.read(); largest > 64*kib || refused > 0 {
+		t.Errorf("a message of %d bytes came, %d were refused", largest, refused)
+	}
+	s, err := leader.cluster.Status(t.Context(), &clusterv1.StatusRequest{})
+	if err != nil || s.GetConfig()["chunk-size"] != "auto" || s.GetLimits().GetChunkSizeBytes() != 64*kib {
+		t.Errorf("status: %v, %v, %v", s.GetConfig()["chunk-size"], s.GetLimits(), err)
+	}
+}
