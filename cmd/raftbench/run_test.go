@@ -98,7 +98,7 @@ func checkTrial(t *testing.T, dir string, trial *bench.Trial, v bench.Variant) {
 	if v.Role != bench.RoleCeiling && trial.VerifiedKeys == 0 && v.Config["op"] != "get" {
 		t.Errorf("%s: no key was read back", name)
 	}
-	if joins := v.Config["join-after"] != "0s"; joins != (len(trial.Events) == 2) || joins && !strings.HasPrefix(trial.Events[0].What, "a node joined") {
+	if joins := v.Params["join-after"] != ""; joins != (len(trial.Events) == 2) || joins && !strings.HasPrefix(trial.Events[0].What, "a node joined") {
 		t.Errorf("%s: events %+v", name, trial.Events)
 	}
 	if len(trial.Processes) == 0 {
