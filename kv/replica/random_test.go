@@ -44,6 +44,7 @@ func TestRandomCluster(t *testing.T) {
 			for _, n := range env.nodes {
 				n.core.cfg.Batcher = env.batcher()
 			}
+			env.grows = true
 			env.form()
 			for range 6000 {
 				env.step()
@@ -57,13 +58,15 @@ func TestRandomCluster(t *testing.T) {
 
 // randomCluster is cores, the wire between them, and what clients know.
 type randomCluster struct {
-	t     *testing.T
-	rng   *rand.Rand
-	now   time.Time
-	nodes []*randomNode
-	wire  []*raftpb.Message
-	cut   uint64  // a node that nothing reaches or leaves; 0 for none
-	loss  float64 // of messages
+	t             *testing.T
+	rng           *rand.Rand
+	now           time.Time
+	nodes         []*randomNode
+	wire          []*raftpb.Message
+	grows         bool // nodes are added and removed
+	electionTicks int
+	cut           uint64  // a node that nothing reaches or leaves; 0 for none
+	loss          float64 // of messages
 
 	written, unknown, readsDone int
 	installed, changed          int
@@ -99,17 +102,9 @@ func newRandomCluster(t *testing.T, count, electionTicks int, seed uint64) *rand
 		acked: make(map[string]uint64), refused: make(map[string]bool), entries: make(map[uint64][sha256.Size]byte),
 		leaders: make(map[uint64]uint64), open: make(map[int]bool),
 	}
-	for i := range count {
-		n := &randomNode{env: env, id: uint64(i + 1), log: storage.NewMemory(), store: kv.NewStore(), views: make(map[snapshotPoint]*kv.View)}
-		cfg := testConfig(n.id)
-		cfg.ElectionTicks, cfg.LogEntries, cfg.Uncommitted = electionTicks, 8, 2000
-		cfg.Packer.Size, cfg.AppendSize, cfg.InflightMsgs = 200, 300, 4
-		core, err := NewCore(cfg, n.log, n.store.State(), n.store.Membership(), env.now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.core = core
-		env.nodes = append(env.nodes, n)
+	env.electionTicks = electionTicks
+	for range count {
+		env.start()
 	}
 	return env
 }
@@ -126,6 +121,24 @@ func (env *randomCluster) batcher() Batcher {
 		env.t.Fatal(err)
 	}
 	return b
+}
+
+// start adds an empty node, of the next id.
+func (env *randomCluster) start() *randomNode {
+	env.t.Helper()
+	n := &randomNode{
+		env: env, id: uint64(len(env.nodes) + 1), log: storage.NewMemory(), store: kv.NewStore(),
+		views: make(map[snapshotPoint]*kv.View),
+	}
+	cfg := testConfig(n.id)
+	cfg.ElectionTicks, cfg.LogEntries, cfg.Uncommitted = env.electionTicks, 8, 2000
+	cfg.Packer.Size, cfg.AppendSize, cfg.InflightMsgs = 200, 300, 4
+	var err error
+	if n.core, err = NewCore(cfg, n.log, n.store.State(), n.store.Membership(), env.now); err != nil {
+		env.t.Fatal(err)
+	}
+	env.nodes = append(env.nodes, n)
+	return n
 }
 
 func (n *randomNode) member() *kvv1.Member {
@@ -179,7 +192,7 @@ func (env *randomCluster) settle() {
 func (env *randomCluster) leader() uint64 {
 	var leader, term uint64
 	for _, n := range env.nodes {
-		if n.core.role == raft.StateLeader && n.core.term >= term {
+		if n.core.role == raft.StateLeader && n.core.term >= term && memberOf(n.core.membership, n.id) != nil {
 			leader, term = n.id, n.core.term
 		}
 	}
@@ -236,27 +249,69 @@ func (env *randomCluster) step() {
 	n.advance()
 }
 
-// change asks the leader for other voters: any three of the members.
+// change asks the leader for other voters, any three of the members, or, where
+// the cluster grows, for a node more or less.
 func (env *randomCluster) change() {
 	leader := env.leader()
 	if leader == 0 {
 		return
 	}
-	voters := []uint64{1, 2, 3, 4}
-	out := env.rng.IntN(len(voters))
-	voters = slices.Delete(voters, out, out+1)
-	done := env.waiter()
 	c := env.nodes[leader-1].core
-	ch := c.ChangeVoters(voters, true, func(_ *kvv1.Membership, err error) {
-		env.heard(done)
+	members := env.members(leader)
+	waiter := env.waiter()
+	done := func(_ *kvv1.Membership, err error) {
+		env.heard(waiter)
 		if err == nil {
 			env.changed++
 		}
-	})
+	}
+	one := members[env.rng.IntN(len(members))]
+	var ch *Change
+	switch p := env.rng.IntN(4); {
+	case env.grows && p == 0 && len(members) < 6:
+		ch = c.AddLearner(env.newcomer().member(), done)
+	case env.grows && p == 1 && len(members) > 4:
+		ch = c.RemoveNode(one.id, done)
+	default:
+		var voters []uint64
+		for _, i := range env.rng.Perm(len(members))[:min(3, len(members))] {
+			voters = append(voters, members[i].id)
+		}
+		ch = c.ChangeVoters(voters, true, done)
+	}
 	if ch != nil && env.rng.IntN(4) == 0 {
 		c.Cancel(ch, errors.New("given up"))
 	}
 	env.nodes[leader-1].advance()
+}
+
+// newcomer is a node that is in no cluster yet.
+func (env *randomCluster) newcomer() *randomNode {
+	last := env.nodes[len(env.nodes)-1]
+	if m := env.newest(); memberOf(m, last.id) != nil || slices.Contains(m.GetRemovedIds(), last.id) {
+		last = env.start()
+		last.core.cfg.Batcher = env.batcher()
+	}
+	return last
+}
+
+// newest is the membership of the node that has applied most.
+func (env *randomCluster) newest() *kvv1.Membership {
+	most := env.nodes[0]
+	for _, n := range env.nodes {
+		if n.core.applied > most.core.applied {
+			most = n
+		}
+	}
+	return most.core.membership
+}
+
+// members are the nodes of the cluster as one of them knows it.
+func (env *randomCluster) members(id uint64) (nodes []*randomNode) {
+	for _, m := range env.nodes[id-1].core.membership.GetNodes() {
+		nodes = append(nodes, env.nodes[m.GetId()-1])
+	}
+	return nodes
 }
 
 func copyMessage(m *raftpb.Message) *raftpb.Message {
@@ -325,18 +380,23 @@ func (n *randomNode) advance() {
 			}
 		}
 		n.applies = append(n.applies, eff.Applies...)
-		for _, a := range eff.Answers {
-			for _, ref := range a.refs {
-				ref.waiter.Done(ref.tag, kv.Result{}, a.err)
-			}
-		}
-		for _, a := range eff.Reads {
-			for _, w := range a.Waiters {
-				w.Ready(a.Err)
-			}
-		}
+		answerAll(&eff)
 	}
 	n.check()
+}
+
+// answerAll completes what ended without being applied.
+func answerAll(eff *Effects) {
+	for _, a := range eff.Answers {
+		for _, ref := range a.refs {
+			ref.waiter.Done(ref.tag, kv.Result{}, a.err)
+		}
+	}
+	for _, a := range eff.Reads {
+		for _, w := range a.Waiters {
+			w.Ready(a.Err)
+		}
+	}
 }
 
 // pump does everything that is to be done here.
@@ -529,6 +589,34 @@ func (n *randomNode) read() {
 	r.node.advance()
 }
 
+// stop ends a node that is no member any more, as its operator would: what it
+// confirmed but never heard of the entries for is not answered otherwise.
+func (n *randomNode) stop() {
+	var eff Effects
+	n.core.stop(&eff)
+	answerAll(&eff)
+	n.applies = nil
+}
+
+// joinBehindSnapshot adds a node while the leader has a snapshot from before that:
+// the node would ignore it, so it must be sent another.
+func (env *randomCluster) joinBehindSnapshot() {
+	for range 20 {
+		env.settle()
+		leader := env.leader()
+		if leader == 0 || env.nodes[leader-1].core.changes.current != nil {
+			continue
+		}
+		n := env.nodes[leader-1]
+		n.core.TakeSnapshot(func(kv.State) {})
+		n.pump()
+		waiter := env.waiter()
+		n.core.AddLearner(env.newcomer().member(), func(*kvv1.Membership, error) { env.heard(waiter) })
+		n.pump()
+		return
+	}
+}
+
 // heal lets the cluster come to rest and looks at what it kept.
 func (env *randomCluster) heal() {
 	t := env.t
@@ -540,12 +628,20 @@ func (env *randomCluster) heal() {
 			return false
 		}
 		s := env.nodes[leader-1].store.State()
-		for _, n := range env.nodes {
+		for _, n := range env.members(leader) {
 			if n.store.State().Index != s.Index {
 				return false
 			}
 		}
+		for _, n := range env.nodes {
+			if memberOf(env.nodes[leader-1].core.membership, n.id) == nil {
+				n.stop()
+			}
+		}
 		return len(env.open) == 0
+	}
+	if env.grows {
+		env.joinBehindSnapshot()
 	}
 	for round := 0; !done(); round++ {
 		if round == 200 {
@@ -554,12 +650,22 @@ func (env *randomCluster) heal() {
 			}
 			t.Fatalf("does not come to rest: %d waiters have not heard", len(env.open))
 		}
+		if round == 100 {
+			// A change that was overtaken by one given up earlier never reaches what it
+			// asked for; its caller's deadline ends it.
+			for _, n := range env.nodes {
+				if ch := n.core.changes.current; ch != nil {
+					n.core.Cancel(ch, errors.New("deadline"))
+				}
+			}
+		}
 		env.settle()
 	}
-	hash := env.nodes[0].store.View().Hash()
-	for _, n := range env.nodes {
+	leader := env.leader()
+	hash := env.nodes[leader-1].store.View().Hash()
+	for _, n := range env.members(leader) {
 		if n.store.View().Hash() != hash {
-			t.Fatalf("node %d has another state than node 1", n.id)
+			t.Fatalf("node %d has another state than the leader, node %d", n.id, leader)
 		}
 		for key := range env.acked {
 			if _, _, found := n.store.Get([]byte(key)); !found {
