@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -131,8 +132,18 @@ func TestHeartbeatBesideBulk(t *testing.T) {
 func TestQueue(t *testing.T) {
 	q := newQueue(1000)
 	push := func(size int) string {
-		taken, overflowed := q.push(queued{size: size})
-		return map[[2]bool]string{{true, false}: "taken", {false, true}: "first drop", {false, false}: "drop"}[[2]bool{taken, overflowed}]
+		dropped, overflowed := q.push(queued{size: size})
+		switch {
+		case dropped == notDropped && !overflowed:
+			return "taken"
+		case dropped == droppedQueueFull && overflowed:
+			return "first drop"
+		case dropped == droppedQueueFull:
+			return "drop"
+		case dropped == droppedUnconnected && !overflowed:
+			return "closed"
+		}
+		return fmt.Sprint(dropped, overflowed)
 	}
 	for i, step := range []struct {
 		size int
@@ -152,7 +163,7 @@ func TestQueue(t *testing.T) {
 			t.Error("dropped below the limit")
 		}
 	}
-	if push(1) != "drop" || q.open(false) != 10 || q.bytes.Load() != 0 || push(1) != "drop" {
+	if push(1) != "drop" || q.open(false) != 10 || q.bytes.Load() != 0 || push(1) != "closed" {
 		t.Error("a closed queue holds messages")
 	}
 	q.open(true)

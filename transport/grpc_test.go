@@ -183,6 +183,9 @@ func TestStrategiesOverRealLimit(t *testing.T) {
 					}
 					a.await(t, "drops", func() bool { return a.stat().MessagesDropped == 51 })
 					s := a.stat()
+					if s.DroppedCannotFollow != 51 {
+						t.Errorf("%d of 51 were dropped because it can't follow", s.DroppedCannotFollow)
+					}
 					refusals := uint64(0)
 					if name == ChunkReactive {
 						refusals = 1
@@ -248,7 +251,7 @@ func TestReactiveLearnsOnce(t *testing.T) {
 		}
 		a.await(t, "queue", func() bool { return a.stat().QueueBytes == 0 })
 		s := a.stat()
-		if s.Refusals != 1 || s.Dials != dials || s.MessagesDropped != 0 || s.MessagesSplit < 200 || s.Problem != "" || a.down[2] != 0 {
+		if s.Refusals != 1 || s.Dials != dials || s.MessagesDropped != 0 || s.MessagesResent == 0 || s.MessagesSplit < 200 || s.Problem != "" || a.down[2] != 0 {
 			t.Fatalf("%+v, %d reports", s, a.down[2])
 		}
 	})
@@ -305,7 +308,14 @@ func TestSendNeverBlocks(t *testing.T) {
 	if s.QueueBytes > 2*(1<<20)+2000 || s.MessagesDropped < 300000 {
 		t.Errorf("%+v", s)
 	}
+	if got := s.DroppedQueueFull + s.DroppedUnconnected + s.DroppedBroken; got != s.MessagesDropped || s.DroppedUnconnected == 0 {
+		t.Errorf("%d dropped: %d because the queue was full, %d without a connection, %d of a broken one",
+			s.MessagesDropped, s.DroppedQueueFull, s.DroppedUnconnected, s.DroppedBroken)
+	}
 	a.transport.Send([]*pb.Message{heartbeat(1, 9), heartbeat(1, 9), heartbeat(4, 2)})
+	if got := a.transport.Totals().DroppedUnknownPeer; got != 3 {
+		t.Errorf("%d of 3 messages for nobody are counted", got)
+	}
 	if a.down[9] != 1 {
 		t.Errorf("an unknown peer was reported %d times", a.down[9])
 	}

@@ -174,7 +174,7 @@ func (l *lane) fail(err error) {
 		l.sent[i] = unacknowledged{}
 	}
 	l.sent = l.sent[:0]
-	p.count.messagesDropped.Add(uint64(l.queue.open(false)))
+	p.count.drop(droppedUnconnected, uint64(l.queue.open(false)))
 	p.unreachable()
 }
 
@@ -216,7 +216,7 @@ func (l *lane) giveUp(batch []queued, failed int) {
 	for _, q := range batch[failed+1:] {
 		l.queue.release(q.size)
 	}
-	l.peer.count.messagesDropped.Add(uint64(len(batch) - failed))
+	l.peer.count.drop(droppedBroken, uint64(len(batch)-failed))
 }
 
 // inFlight is a frame on the link. release is not 0 in the last one of a
@@ -433,6 +433,7 @@ func (l *lane) refused(c carrier, err error) error {
 	for _, m := range again {
 		l.queue.bytes.Add(int64(m.size)) // was released when it was sent
 	}
+	p.count.messagesResent.Add(uint64(len(again)))
 	l.queue.putBack(again)
 	l.sent = l.sent[:0]
 	return nil

@@ -12,6 +12,7 @@ import (
 
 	pb "go.etcd.io/raft/v3/raftpb"
 
+	"raftlab/kv/metric"
 	transportv1 "raftlab/proto/raftlab/transport/v1"
 )
 
@@ -73,7 +74,8 @@ type localNode struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
-	unknown sync.Map // ids reported since the last SetPeers
+	unknown        sync.Map // ids reported since the last SetPeers
+	unknownDropped atomic.Uint64
 
 	mu     sync.Mutex // one SetPeers, SetFaults or Close at a time
 	closed bool
@@ -104,6 +106,7 @@ func (t *localNode) Send(messages []*pb.Message) {
 		p := peers[m.GetTo()]
 		switch {
 		case p == nil || m.GetFrom() != t.id:
+			t.unknownDropped.Add(1)
 			if m.GetType() == pb.MsgSnap {
 				t.handler.ReportSnapshot(m.GetTo(), false)
 			}
@@ -133,10 +136,8 @@ func (p *localPeer) send(m *pb.Message) {
 }
 
 func (p *localPeer) push(q queued) {
-	taken, overflowed := p.queue.push(q)
-	if !taken {
-		p.count.messagesDropped.Add(1)
-	}
+	dropped, overflowed := p.queue.push(q)
+	p.count.drop(dropped, 1)
 	if overflowed {
 		p.node.handler.ReportUnreachable(p.ID)
 	}
@@ -146,7 +147,7 @@ func (p *localPeer) push(q queued) {
 func (p *localPeer) deliver(m *pb.Message) {
 	to := p.receiver()
 	if to == nil {
-		p.count.messagesDropped.Add(1)
+		p.count.drop(droppedUnconnected, 1)
 		p.unreachable()
 		return
 	}
@@ -254,6 +255,7 @@ func (t *localNode) connect() {
 
 func (t *localNode) newPeer(d Peer) *localPeer {
 	p := &localPeer{Peer: d, node: t}
+	metric.Make(&p.count.histograms)
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	p.queue = newQueue(t.cfg.QueueBytes)
 	p.path.from, p.path.to, p.path.count = t.id, d.ID, &p.count
@@ -359,6 +361,9 @@ func (t *localNode) Stats() []PeerStats {
 	}
 	return stats
 }
+
+// Totals implements Transport.
+func (t *localNode) Totals() Totals { return Totals{DroppedUnknownPeer: t.unknownDropped.Load()} }
 
 // Close implements Transport. The node leaves the network.
 func (t *localNode) Close() error {

@@ -53,8 +53,8 @@ func TestLocal(t *testing.T) {
 			ta.Send([]*pb.Message{heartbeat(1, 2)})
 			tb.Send([]*pb.Message{heartbeat(2, 1)})
 		}
-		a.await(t, "report", func() bool { return a.down[2] == 1 && ta.Stats()[0].MessagesDropped == 10 })
-		b.await(t, "report", func() bool { return b.down[1] == 1 && tb.Stats()[0].MessagesDropped == 10 })
+		a.await(t, "report", func() bool { return a.down[2] == 1 && ta.Stats()[0].DroppedUnconnected == 10 })
+		b.await(t, "report", func() bool { return b.down[1] == 1 && tb.Stats()[0].DroppedUnconnected == 10 })
 		if ta.Stats()[0].Connected || ta.Stats()[0].Problem == "" {
 			t.Errorf("%+v", ta.Stats()[0])
 		}

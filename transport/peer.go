@@ -99,10 +99,8 @@ func (p *peer) send(m *pb.Message) {
 // push queues a message in its lane.
 func (p *peer) push(q queued) {
 	l := p.lanes[min(laneOf(q.message), len(p.lanes)-1)]
-	taken, overflowed := l.queue.push(q)
-	if !taken {
-		p.count.messagesDropped.Add(1)
-	}
+	dropped, overflowed := l.queue.push(q)
+	p.count.drop(dropped, 1)
 	if overflowed {
 		p.server.log.Warn("queue to peer overflows", "peer", p.ID, "lane", l.name)
 		p.server.handler.ReportUnreachable(p.ID)
@@ -121,7 +119,7 @@ func (p *peer) unreachable() {
 // probe ends here.
 func (p *peer) cannotFollow(err error) {
 	text := err.Error()
-	p.count.messagesDropped.Add(1)
+	p.count.drop(droppedCannotFollow, 1)
 	if old := p.follow.Swap(&text); old == nil {
 		p.server.log.Warn("peer cannot follow", "peer", p.ID, "problem", text)
 		p.server.handler.ReportUnreachable(p.ID)
@@ -276,7 +274,7 @@ func (c *connection) hello(ctx context.Context, epoch uint64) (limit int, err er
 		}
 		return 0, err
 	}
-	p.count.roundTrip.CompareAndSwap(0, int64(time.Since(began)))
+	p.count.firstRoundTrip(time.Since(began))
 	p.server.limitTold(p.count, answer.GetReceiveLimitBytes())
 	return int(min(answer.GetReceiveLimitBytes(), 1<<31-1)), nil
 }

@@ -45,20 +45,20 @@ func newQueue(maxBytes int64) *queue {
 }
 
 // push never blocks. A message that finds the queue full or closed is not
-// taken; overflowed is true for the first of a series that finds it full. One
-// message of any size fits an empty queue.
-func (q *queue) push(m queued) (taken, overflowed bool) {
+// taken, for the reason returned; overflowed is true for the first of a series
+// that finds it full. One message of any size fits an empty queue.
+func (q *queue) push(m queued) (dropped dropReason, overflowed bool) {
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
-		return false, false
+		return droppedUnconnected, false
 	}
 	bytes := q.bytes.Load()
 	if len(q.waiting) >= maxQueued || bytes > 0 && bytes+int64(m.size) > q.maxBytes {
 		first := !q.overflow
 		q.overflow = true
 		q.mu.Unlock()
-		return false, first
+		return droppedQueueFull, first
 	}
 	q.bytes.Add(int64(m.size))
 	q.waiting = append(q.waiting, m)
@@ -67,7 +67,7 @@ func (q *queue) push(m queued) (taken, overflowed bool) {
 	if first {
 		q.signal()
 	}
-	return true, false
+	return notDropped, false
 }
 
 func (q *queue) signal() {

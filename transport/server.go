@@ -46,6 +46,8 @@ type server struct {
 	faults  faultTable
 	peers   atomic.Pointer[map[uint64]*peer]
 
+	unknownDropped atomic.Uint64
+
 	mu      sync.Mutex // of the rest
 	closed  bool
 	byNode  map[uint64]*counters
@@ -116,7 +118,7 @@ func (s *server) Send(messages []*pb.Message) {
 
 func (s *server) drop(m *pb.Message) {
 	to := m.GetTo()
-	s.counters(to).messagesDropped.Add(1)
+	s.unknownDropped.Add(1)
 	if m.GetType() == pb.MsgSnap {
 		s.handler.ReportSnapshot(to, false)
 	}
@@ -217,6 +219,9 @@ func (s *server) Stats() []PeerStats {
 	return stats
 }
 
+// Totals implements Transport.
+func (s *server) Totals() Totals { return Totals{DroppedUnknownPeer: s.unknownDropped.Load()} }
+
 // Close implements Transport.
 func (s *server) Close() error {
 	s.setting.Lock()
@@ -248,7 +253,7 @@ func (s *server) counters(id uint64) *counters {
 	defer s.mu.Unlock()
 	c := s.byNode[id]
 	if c == nil {
-		c = new(counters)
+		c = newCounters()
 		s.byNode[id] = c
 	}
 	return c

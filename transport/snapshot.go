@@ -99,7 +99,7 @@ func (p *peer) startSnapshot(m *pb.Message) {
 	}
 	if !ok {
 		stop()
-		p.count.messagesDropped.Add(1)
+		p.count.drop(droppedBusy, 1)
 		s.handler.ReportSnapshot(p.ID, false)
 		return
 	}

@@ -3,6 +3,8 @@ package transport
 import (
 	"sync/atomic"
 	"time"
+
+	"raftlab/kv/metric"
 )
 
 // counters are the totals of one peer. They outlive its connections.
@@ -10,7 +12,7 @@ type counters struct {
 	receiveLimit atomic.Uint64
 	roundTrip    atomic.Int64 // nanoseconds
 
-	dials, messagesSent, messagesDropped, messagesSplit  atomic.Uint64
+	dials, messagesSent, messagesSplit, messagesResent   atomic.Uint64
 	framesSent, fragmentsSent, bytesSent, largest        atomic.Uint64
 	wireBytesSent                                        atomic.Uint64
 	compressed, uncompressed                             atomic.Uint64 // all messages to the peer, with compression only
@@ -23,9 +25,53 @@ type counters struct {
 	snapshotsReceived, snapshotChunksReceived, snapshotBytesReceived atomic.Uint64
 	snapshotsReceivedResumed, snapshotBytesReceivedResumed           atomic.Uint64
 
+	dropped    [dropReasons]atomic.Uint64
+	histograms peerHistograms
+
 	unreachable atomic.Bool            // reported since the last connection
 	problem     atomic.Pointer[string] // of the last snapshot, or of a local peer
 }
+
+func newCounters() *counters {
+	c := new(counters)
+	metric.Make(&c.histograms)
+	return c
+}
+
+// peerHistograms are shown by PeerStats.
+type peerHistograms struct {
+	FrameBytes, RoundTrip *metric.Histogram
+}
+
+// dropReason says why a message was not sent.
+type dropReason int
+
+const (
+	notDropped dropReason = iota
+	droppedQueueFull
+	droppedUnconnected
+	droppedBroken
+	droppedCannotFollow
+	droppedBusy
+	dropReasons
+)
+
+// drop counts messages that were not sent.
+func (c *counters) drop(why dropReason, messages uint64) {
+	if why != notDropped {
+		c.dropped[why].Add(messages)
+	}
+}
+
+// tookRoundTrip notes how long a frame and its acknowledgement were on their way.
+func (c *counters) tookRoundTrip(d time.Duration) {
+	c.roundTrip.Store(int64(d))
+	c.histograms.RoundTrip.Record(int64(d))
+}
+
+// firstRoundTrip notes that of a Hello, which takes longer than a frame's, only
+// until there is a better one.
+func (c *counters) firstRoundTrip(d time.Duration) { c.roundTrip.CompareAndSwap(0, int64(d)) }
 
 // sent counts one frame.
 func (c *counters) sent(f *Frame) {
@@ -35,6 +81,7 @@ func (c *counters) sent(f *Frame) {
 	if f.Fragment.Total > 0 {
 		c.fragmentsSent.Add(1)
 	}
+	c.histograms.FrameBytes.Record(int64(size))
 	c.largestFrame(size)
 }
 
@@ -58,7 +105,17 @@ func (c *counters) fill(s *PeerStats) {
 	s.RoundTrip = time.Duration(c.roundTrip.Load())
 	s.Dials = c.dials.Load()
 	s.MessagesSent = c.messagesSent.Load()
-	s.MessagesDropped = c.messagesDropped.Load()
+	s.DroppedQueueFull = c.dropped[droppedQueueFull].Load()
+	s.DroppedUnconnected = c.dropped[droppedUnconnected].Load()
+	s.DroppedBroken = c.dropped[droppedBroken].Load()
+	s.DroppedCannotFollow = c.dropped[droppedCannotFollow].Load()
+	s.DroppedBusy = c.dropped[droppedBusy].Load()
+	s.MessagesDropped = s.DroppedQueueFull + s.DroppedUnconnected + s.DroppedBroken + s.DroppedCannotFollow + s.DroppedBusy
+	s.MessagesLost = c.messagesLost.Load()
+	s.MessagesDuplicated = c.messagesDuplicated.Load()
+	s.MessagesReordered = c.messagesReordered.Load()
+	s.MessagesResent = c.messagesResent.Load()
+	s.FrameBytes, s.RoundTrips = c.histograms.FrameBytes, c.histograms.RoundTrip
 	s.MessagesSplit = c.messagesSplit.Load()
 	s.FramesSent = c.framesSent.Load()
 	s.FragmentsSent = c.fragmentsSent.Load()

@@ -90,7 +90,7 @@ func (s *stream) listen() {
 		sent := time.Duration(s.times[echo%uint64(len(s.times))].Load())
 		trip := time.Since(s.origin) - sent - time.Duration(control.GetHoldNanos())
 		if trip > 0 {
-			s.lane.peer.count.roundTrip.Store(int64(trip))
+			s.lane.peer.count.tookRoundTrip(trip)
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
+
+	"raftlab/kv/metric"
 )
 
 // Config says how one node talks to the others.
@@ -129,6 +131,8 @@ type Transport interface {
 	Faults() (others Faults, links []LinkStats)
 	// Stats returns a copy of the counters by peer, in order of id.
 	Stats() []PeerStats
+	// Totals returns the counters that belong to no peer.
+	Totals() Totals
 	// Close stops sending and receiving, and waits for its goroutines.
 	Close() error
 }
@@ -248,46 +252,62 @@ const (
 	LanesSplit  = "split"
 )
 
-// PeerStats counts what happened with one peer since this node started. All are
-// totals but Connected, Problem, ReceiveLimitBytes, QueueBytes, ChunkSizeBytes and
-// RoundTrip.
+// PeerStats is what happened with one peer since this node started.
 type PeerStats struct {
-	ID                uint64
-	Address           string
-	Connected         bool
-	ReceiveLimitBytes uint64 // told by Hello; 0 before
-	Problem           string // why nothing can be sent; empty when all is well
-	QueueBytes        uint64
-	ChunkSizeBytes    uint64        // wanted of a frame now, within the peer's limit; 0 when the strategy reads none
-	RoundTrip         time.Duration // last measured, without the peer's holding time; 0 before
+	ID      uint64
+	Address string
+	Problem string // why nothing can be sent; empty when all is well
 
-	Dials           uint64
-	MessagesSent    uint64
-	MessagesDropped uint64
-	MessagesSplit   uint64
-	FramesSent      uint64
-	FragmentsSent   uint64
-	BytesSent       uint64 // of frames, encoded
-	WireBytesSent   uint64 // of the same as they travelled: compressed, 5 bytes of gRPC's each
-	LargestFrame    uint64 // encoded bytes
-	Refusals        uint64 // by the peer's gRPC limit
+	Connected         bool          `gauge:"connected" usage:"1 when every lane to the peer is up"`
+	ReceiveLimitBytes uint64        `gauge:"receive_limit_bytes" usage:"largest gRPC message the peer takes, as it told by Hello; 0 before"`
+	QueueBytes        uint64        `gauge:"queue_bytes" usage:"bytes of messages that wait for the peer or are being sent"`
+	ChunkSizeBytes    uint64        `gauge:"chunk_size_bytes" usage:"size wanted of a frame now, within the peer's limit; 0 when the strategy reads none"`
+	RoundTrip         time.Duration `gauge:"last_round_trip_nanos" usage:"last round trip measured, without the peer's holding time; 0 before"`
 
-	SnapshotsSent      uint64
-	SnapshotChunksSent uint64
-	SnapshotBytesSent  uint64
-	// Transfers that went on where one before broke off, and the bytes that were
-	// not sent again because of it.
-	SnapshotsResumed     uint64
-	SnapshotBytesResumed uint64
+	Dials          uint64 `counter:"dials" usage:"connections dialled"`
+	MessagesSent   uint64 `counter:"messages_sent" usage:"raft messages sent, snapshots excepted"`
+	MessagesSplit  uint64 `counter:"messages_split" usage:"raft messages that took more than one frame"`
+	MessagesResent uint64 `counter:"messages_resent" usage:"raft messages sent again after the peer had refused one for its size"`
+	FramesSent     uint64 `counter:"frames_sent" usage:"frames sent"`
+	FragmentsSent  uint64 `counter:"fragments_sent" usage:"frames sent that are a piece of one entry"`
+	BytesSent      uint64 `counter:"sent_bytes" usage:"bytes of the frames sent, encoded"`
+	WireBytesSent  uint64 `counter:"wire_sent_bytes" usage:"bytes of the same frames as they travelled: compressed, five of gRPC's own each"`
+	LargestFrame   uint64 `gauge:"largest_frame_sent_bytes" usage:"encoded size of the largest frame sent"`
+	Refusals       uint64 `counter:"refusals" usage:"messages that the peer refused for their size"`
 
-	MessagesReceived uint64
-	FramesReceived   uint64
-	BytesReceived    uint64
+	MessagesDropped     uint64 `counter:"messages_dropped" usage:"raft messages given up, for any reason but a fault that was set"`
+	DroppedQueueFull    uint64 `counter:"messages_dropped_queue_full" usage:"messages dropped because too much waited for the peer"`
+	DroppedUnconnected  uint64 `counter:"messages_dropped_unconnected" usage:"messages dropped because there was no connection"`
+	DroppedBroken       uint64 `counter:"messages_dropped_broken" usage:"messages given up when the connection broke while they were to be sent; the first of them may have arrived"`
+	DroppedCannotFollow uint64 `counter:"messages_dropped_cannot_follow" usage:"messages dropped because the peer's limit does not admit them under the chunking strategy"`
+	DroppedBusy         uint64 `counter:"messages_dropped_busy" usage:"snapshots not begun because another was on its way to the peer, or the node was stopping"`
 
-	SnapshotsReceived      uint64
-	SnapshotChunksReceived uint64
-	SnapshotBytesReceived  uint64
-	// The same two of transfers from the peer.
-	SnapshotsReceivedResumed     uint64
-	SnapshotBytesReceivedResumed uint64
+	MessagesLost       uint64 `counter:"messages_lost_by_fault" usage:"messages dropped by a fault that was set"`
+	MessagesDuplicated uint64 `counter:"messages_duplicated_by_fault" usage:"messages sent twice by a fault that was set"`
+	MessagesReordered  uint64 `counter:"messages_reordered_by_fault" usage:"messages held back by a fault that was set"`
+
+	SnapshotsSent        uint64 `counter:"snapshots_sent" usage:"snapshots sent whole"`
+	SnapshotChunksSent   uint64 `counter:"snapshot_chunks_sent" usage:"chunks of snapshots sent"`
+	SnapshotBytesSent    uint64 `counter:"snapshot_sent_bytes" usage:"bytes of these chunks"`
+	SnapshotsResumed     uint64 `counter:"snapshots_resumed" usage:"transfers to the peer that went on where one before broke off"`
+	SnapshotBytesResumed uint64 `counter:"snapshot_resumed_bytes" usage:"bytes that were not sent again because of it"`
+
+	MessagesReceived uint64 `counter:"messages_received" usage:"whole raft messages received"`
+	FramesReceived   uint64 `counter:"frames_received" usage:"frames received"`
+	BytesReceived    uint64 `counter:"received_bytes" usage:"bytes of the frames received, encoded"`
+
+	SnapshotsReceived            uint64 `counter:"snapshots_received" usage:"snapshots received whole"`
+	SnapshotChunksReceived       uint64 `counter:"snapshot_chunks_received" usage:"chunks of snapshots received"`
+	SnapshotBytesReceived        uint64 `counter:"snapshot_received_bytes" usage:"bytes of these chunks"`
+	SnapshotsReceivedResumed     uint64 `counter:"snapshots_received_resumed" usage:"transfers from the peer that went on where one before broke off"`
+	SnapshotBytesReceivedResumed uint64 `counter:"snapshot_received_resumed_bytes" usage:"bytes that did not come again because of it"`
+
+	// Live, and shared by all copies.
+	FrameBytes *metric.Histogram `histogram:"frame_bytes" usage:"encoded size of a frame sent"`
+	RoundTrips *metric.Histogram `histogram:"round_trip_nanos" usage:"from sending a frame until its acknowledgement, without the peer's holding time"`
+}
+
+// Totals are those that belong to no peer.
+type Totals struct {
+	DroppedUnknownPeer uint64 `counter:"messages_dropped_unknown_peer" usage:"messages dropped because they were for nobody this node knows, or were forwarded in another's name"`
 }

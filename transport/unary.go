@@ -50,7 +50,7 @@ func (u *unary) send(f *Frame) error {
 		return err
 	}
 	u.known = f.Sequence
-	u.lane.peer.count.roundTrip.Store(int64(time.Since(began)))
+	u.lane.peer.count.tookRoundTrip(time.Since(began))
 	return nil
 }
 

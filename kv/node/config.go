@@ -28,7 +28,7 @@ type Config struct {
 	PeerAddr      string `knob:"peer-addr" kind:"identity" usage:"address of the peer port (default: client port + 1000)"`
 	Advertise     string `knob:"advertise" kind:"identity" usage:"client address that others are told (default: the one listened on)"`
 	AdvertisePeer string `knob:"advertise-peer" kind:"identity" usage:"peer address that others are told (default: the one listened on)"`
-	DebugAddr     string `knob:"debug-addr" kind:"identity" usage:"loopback address of the debug port: pprof and the Lab service (default: off)"`
+	DebugAddr     string `knob:"debug-addr" kind:"identity" usage:"loopback address of the debug port: pprof, Prometheus metrics and the Lab service (default: off)"`
 
 	MaxMessage Size      `knob:"max-message" usage:"largest gRPC message the peer port accepts" source:"grpc.MaxRecvMsgSize (peer port)"`
 	MaxRequest Size      `knob:"max-request" usage:"largest gRPC message the client port accepts" source:"grpc.MaxRecvMsgSize (client port)"`

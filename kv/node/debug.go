@@ -9,13 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
 
 	labv1 "raftlab/proto/raftlab/lab/v1"
 )
 
-// newDebugServer makes the server of the debug port: pprof by HTTP/1.1, and the
-// Lab service by gRPC, told apart by content type. Its caller has made sure that
+// newDebugServer makes the server of the debug port: pprof and metrics by
+// HTTP/1.1, and the Lab service by gRPC, told apart by content type. Its caller has made sure that
 // the port is a loopback one.
 func newDebugServer(n *Node) *http.Server {
 	lab := grpc.NewServer(serverOptions(n.cfg, n.cfg.MaxRequest)...)
@@ -29,6 +30,7 @@ func newDebugServer(n *Node) *http.Server {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.Handle("/metrics", promhttp.HandlerFor(newRegistry(n), promhttp.HandlerOpts{}))
 
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)

@@ -2,8 +2,8 @@ package node
 
 import (
 	"context"
-	"reflect"
 
+	"raftlab/kv/metric"
 	"raftlab/kv/replica"
 	clusterv1 "raftlab/proto/raftlab/cluster/v1"
 	"raftlab/transport"
@@ -50,6 +50,7 @@ func (n *Node) status(ctx context.Context) (*clusterv1.StatusResponse, error) {
 		Config:   n.cfg.Values(),
 	}
 	counters(resp.GetCounters(), rs.Counters)
+	counters(resp.GetCounters(), n.transport.Totals())
 	if n.disk != nil {
 		counters(resp.GetCounters(), n.disk.Stats())
 	}
@@ -88,8 +89,9 @@ func progressOf(p replica.Progress) *clusterv1.PeerProgress {
 }
 
 func transportOf(p transport.PeerStats) *clusterv1.PeerTransport {
-	return &clusterv1.PeerTransport{
-		Id: p.ID, PeerAddress: p.Address, Connected: p.Connected,
+	t := &clusterv1.PeerTransport{
+		Counters: map[string]uint64{},
+		Id:       p.ID, PeerAddress: p.Address, Connected: p.Connected,
 		ReceiveLimitBytes: p.ReceiveLimitBytes, Problem: p.Problem, QueueBytes: p.QueueBytes,
 		ChunkSizeBytes: p.ChunkSizeBytes,
 		Dials:          p.Dials, MessagesSent: p.MessagesSent, MessagesDropped: p.MessagesDropped, MessagesSplit: p.MessagesSplit,
@@ -101,20 +103,15 @@ func transportOf(p transport.PeerStats) *clusterv1.PeerTransport {
 		SnapshotsReceived: p.SnapshotsReceived, SnapshotChunksReceived: p.SnapshotChunksReceived, SnapshotBytesReceived: p.SnapshotBytesReceived,
 		SnapshotsReceivedResumed: p.SnapshotsReceivedResumed, SnapshotBytesReceivedResumed: p.SnapshotBytesReceivedResumed,
 	}
+	counters(t.GetCounters(), p)
+	return t
 }
 
-// counters names the replica's counters as their tags do.
-// counters adds the fields of a struct with counter tags, times in nanoseconds.
+// counters adds the counters and gauges of a struct by name.
 func counters(to map[string]uint64, from any) {
-	v := reflect.ValueOf(from)
-	for i := range v.NumField() {
-		name := v.Type().Field(i).Tag.Get("counter")
-		switch f := v.Field(i); {
-		case name == "":
-		case f.CanInt():
-			to[name] = uint64(f.Int())
-		default:
-			to[name] = f.Uint()
+	metric.Each(from, func(m metric.Metric) {
+		if m.Kind != metric.HistogramKind {
+			to[m.Name] = m.Value
 		}
-	}
+	})
 }

@@ -354,6 +354,7 @@ func (r *Replica) Snapshot(ctx context.Context) (kv.State, error) {
 func (r *Replica) Status(ctx context.Context) (Status, error) {
 	s, err := ask(ctx, r, func(c *Core, reply func(Status, error)) { reply(c.Status(), nil) }, nil)
 	s.MaxEntryBytes = r.maxEntry.Load()
+	s.Admitted, s.AdmittedBytes = uint64(max(0, r.ops.Load())), uint64(max(0, r.bytes.Load()))
 	s.Counters.LeaseReads += r.lease.reads.Load()
 	s.Counters.SnapshotsSaved = r.saved.count.Load()
 	return s, err

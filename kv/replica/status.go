@@ -11,18 +11,23 @@ import (
 type Status struct {
 	ID         uint64
 	Role       Role
-	Term       uint64
-	Leader     uint64 // 0 when unknown
-	Commit     uint64
-	Applied    uint64
-	FirstIndex uint64
-	LastIndex  uint64
-	LogBytes   uint64
+	Term       uint64 `gauge:"term" usage:"raft's term"`
+	Leader     uint64 `gauge:"leader_id" usage:"id of the node that leads, 0 when none is known"`
+	Commit     uint64 `gauge:"commit_index" usage:"index up to which the log is committed"`
+	Applied    uint64 `gauge:"applied_index" usage:"index up to which the store is known to have applied the log"`
+	FirstIndex uint64 `gauge:"log_first_index" usage:"index of the first entry that the log still has"`
+	LastIndex  uint64 `gauge:"log_last_index" usage:"index of the last entry of the log"`
+	LogBytes   uint64 `gauge:"log_bytes" usage:"size of the log's entries in memory"`
 	Membership *kvv1.Membership
 	Progress   []Progress // of every node, the leader included; empty elsewhere
 	Counters   Counters
 	// MaxEntryBytes is the largest encoded raft entry that is accepted now.
 	MaxEntryBytes uint64
+
+	Waiting       uint64 `gauge:"commands_waiting" usage:"commands taken in and not yet proposed"`
+	InFlight      uint64 `gauge:"proposals_in_flight" usage:"MsgProp messages proposed and not yet committed"`
+	Admitted      uint64 `gauge:"operations_admitted" usage:"commands and reads under way"`
+	AdmittedBytes uint64 `gauge:"admitted_bytes" usage:"bytes of the commands under way"`
 }
 
 // Role is a node's part in raft.
@@ -111,6 +116,7 @@ func (c *Core) Status() Status {
 	s := Status{
 		ID: c.cfg.ID, Leader: c.leader, Applied: c.applied,
 		LogBytes: c.log.Bytes(), Membership: c.membership, Counters: c.count,
+		Waiting: uint64(len(c.queue)), InFlight: uint64(c.rounds),
 	}
 	basic := c.rn.BasicStatus()
 	s.Term, s.Commit = basic.GetTerm(), basic.GetCommit()

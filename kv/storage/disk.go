@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"raftlab/kv/metric"
 )
 
 // Errors that a caller can act on; wrapped with the path and what to do.
@@ -74,18 +76,19 @@ func (o *Options) validate() error {
 	return nil
 }
 
-// Counters are totals since Open, except for the gauges Segments and
-// JournalBytes.
+// Counters are totals since Open, or as tagged.
 type Counters struct {
 	Appends       uint64        `counter:"journal_appends" usage:"messages written to the journal"`
-	Bytes         uint64        `counter:"journal_bytes_written" usage:"bytes written to the journal, framing included"`
+	Bytes         uint64        `counter:"journal_written_bytes" usage:"bytes written to the journal, framing included"`
 	Fsyncs        uint64        `counter:"journal_fsyncs" usage:"fsyncs of the journal's files"`
-	FsyncTime     time.Duration `counter:"journal_fsync_time" usage:"time spent in these fsyncs"`
-	FsyncMax      time.Duration `counter:"journal_fsync_max" usage:"longest of these fsyncs"`
-	Segments      uint64        `counter:"journal_segments" usage:"files of the journal"`
-	JournalBytes  uint64        `counter:"journal_bytes" usage:"size of the journal's files"`
+	FsyncTime     time.Duration `counter:"journal_fsync_nanos" usage:"time spent in these fsyncs"`
+	FsyncMax      time.Duration `gauge:"journal_fsync_max_nanos" usage:"longest of these fsyncs"`
+	Segments      uint64        `gauge:"journal_segments" usage:"files of the journal"`
+	JournalBytes  uint64        `gauge:"journal_bytes" usage:"size of the journal's files"`
 	Snapshots     uint64        `counter:"snapshot_files_written" usage:"snapshots made durable"`
-	SnapshotBytes uint64        `counter:"snapshot_bytes_written" usage:"bytes of these snapshots"`
+	SnapshotBytes uint64        `counter:"snapshot_file_written_bytes" usage:"bytes of these snapshots"`
+	// Live, and shared by all copies.
+	FsyncDuration *metric.Histogram `histogram:"journal_fsync_duration_nanos" usage:"how long an fsync of the journal's files took"`
 }
 
 // Disk is a node's data folder: who it is, its journal and its snapshots.

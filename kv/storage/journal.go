@@ -349,6 +349,7 @@ func (j *journal) sync() error {
 	j.count.Fsyncs++
 	j.count.FsyncTime += took
 	j.count.FsyncMax = max(j.count.FsyncMax, took)
+	j.count.FsyncDuration.Record(int64(took))
 	j.synced = s.size
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"raftlab/kv/metric"
 )
 
 // contents is what a folder holds, by the names.
@@ -97,6 +99,7 @@ func (d *Disk) recover() error {
 func (d *Disk) newJournal() *journal {
 	return &journal{
 		fs: d.o.FS, dir: d.o.Dir, policy: d.o.Sync, segmentSize: d.o.SegmentSize, incarnation: d.identity.Incarnation,
+		count: Counters{FsyncDuration: new(metric.Histogram)},
 	}
 }
 

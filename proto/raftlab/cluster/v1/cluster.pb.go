@@ -814,7 +814,8 @@ type StatusResponse struct {
 	Transport []*PeerTransport `protobuf:"bytes,18,rep,name=transport,proto3" json:"transport,omitempty"`
 	Limits    *Limits          `protobuf:"bytes,19,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Counters of this node by name, each declared with a sentence where it is
-	// counted: raft_elections, proposals, entries_proposed, reads, and so on.
+	// counted: elected, proposals, entries_proposed, reads, and so on. Times are in
+	// nanoseconds; some are gauges.
 	Counters map[string]uint64 `protobuf:"bytes,20,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	Version  string            `protobuf:"bytes,21,opt,name=version,proto3" json:"version,omitempty"`
 	// The effective configuration, by knob name.
@@ -1148,8 +1149,12 @@ type PeerTransport struct {
 	// Size wanted of a frame now, within the peer's receive limit; it moves under
 	// chunk-size auto. 0 when the chunking strategy does not cut at it.
 	ChunkSizeBytes uint64 `protobuf:"varint,30,opt,name=chunk_size_bytes,json=chunkSizeBytes,proto3" json:"chunk_size_bytes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// All of these by name, and those that are not among the fields: drops by
+	// reason, what faults did, what was sent again. Each is declared with a sentence
+	// where it is counted.
+	Counters      map[string]uint64 `protobuf:"bytes,31,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PeerTransport) Reset() {
@@ -1392,6 +1397,13 @@ func (x *PeerTransport) GetChunkSizeBytes() uint64 {
 	return 0
 }
 
+func (x *PeerTransport) GetCounters() map[string]uint64 {
+	if x != nil {
+		return x.Counters
+	}
+	return nil
+}
+
 type Limits struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	MaxMessageBytes uint64                 `protobuf:"varint,1,opt,name=max_message_bytes,json=maxMessageBytes,proto3" json:"max_message_bytes,omitempty"`
@@ -1571,7 +1583,8 @@ const file_raftlab_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x05state\x18\x05 \x01(\tR\x05state\x12#\n" +
 	"\rrecent_active\x18\x06 \x01(\bR\frecentActive\x12\x16\n" +
 	"\x06paused\x18\a \x01(\bR\x06paused\x124\n" +
-	"\x16pending_snapshot_index\x18\b \x01(\x04R\x14pendingSnapshotIndex\"\xf5\t\n" +
+	"\x16pending_snapshot_index\x18\b \x01(\x04R\x14pendingSnapshotIndex\"\xff\n" +
+	"\n" +
 	"\rPeerTransport\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12!\n" +
 	"\fpeer_address\x18\x02 \x01(\tR\vpeerAddress\x12\x1c\n" +
@@ -1606,7 +1619,11 @@ const file_raftlab_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x1asnapshots_received_resumed\x18\x1b \x01(\x04R\x18snapshotsReceivedResumed\x12E\n" +
 	"\x1fsnapshot_bytes_received_resumed\x18\x1c \x01(\x04R\x1csnapshotBytesReceivedResumed\x12&\n" +
 	"\x0fwire_bytes_sent\x18\x1d \x01(\x04R\rwireBytesSent\x12(\n" +
-	"\x10chunk_size_bytes\x18\x1e \x01(\x04R\x0echunkSizeBytes\"\xef\x02\n" +
+	"\x10chunk_size_bytes\x18\x1e \x01(\x04R\x0echunkSizeBytes\x12K\n" +
+	"\bcounters\x18\x1f \x03(\v2/.raftlab.cluster.v1.PeerTransport.CountersEntryR\bcounters\x1a;\n" +
+	"\rCountersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xef\x02\n" +
 	"\x06Limits\x12*\n" +
 	"\x11max_message_bytes\x18\x01 \x01(\x04R\x0fmaxMessageBytes\x12*\n" +
 	"\x11max_request_bytes\x18\x02 \x01(\x04R\x0fmaxRequestBytes\x12(\n" +
@@ -1649,7 +1666,7 @@ func file_raftlab_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlab_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_raftlab_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_raftlab_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_raftlab_cluster_v1_cluster_proto_goTypes = []any{
 	(Role)(0),                          // 0: raftlab.cluster.v1.Role
 	(*InitRequest)(nil),                // 1: raftlab.cluster.v1.InitRequest
@@ -1673,44 +1690,46 @@ var file_raftlab_cluster_v1_cluster_proto_goTypes = []any{
 	(*Limits)(nil),                     // 19: raftlab.cluster.v1.Limits
 	nil,                                // 20: raftlab.cluster.v1.StatusResponse.CountersEntry
 	nil,                                // 21: raftlab.cluster.v1.StatusResponse.ConfigEntry
-	nil,                                // 22: raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
-	(*v1.Member)(nil),                  // 23: raftlab.kv.v1.Member
-	(*v1.Membership)(nil),              // 24: raftlab.kv.v1.Membership
+	nil,                                // 22: raftlab.cluster.v1.PeerTransport.CountersEntry
+	nil,                                // 23: raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
+	(*v1.Member)(nil),                  // 24: raftlab.kv.v1.Member
+	(*v1.Membership)(nil),              // 25: raftlab.kv.v1.Membership
 }
 var file_raftlab_cluster_v1_cluster_proto_depIdxs = []int32{
-	23, // 0: raftlab.cluster.v1.DescribeResponse.node:type_name -> raftlab.kv.v1.Member
-	24, // 1: raftlab.cluster.v1.AddLearnerResponse.membership:type_name -> raftlab.kv.v1.Membership
-	24, // 2: raftlab.cluster.v1.ChangeMembershipResponse.membership:type_name -> raftlab.kv.v1.Membership
-	24, // 3: raftlab.cluster.v1.RemoveNodeResponse.membership:type_name -> raftlab.kv.v1.Membership
+	24, // 0: raftlab.cluster.v1.DescribeResponse.node:type_name -> raftlab.kv.v1.Member
+	25, // 1: raftlab.cluster.v1.AddLearnerResponse.membership:type_name -> raftlab.kv.v1.Membership
+	25, // 2: raftlab.cluster.v1.ChangeMembershipResponse.membership:type_name -> raftlab.kv.v1.Membership
+	25, // 3: raftlab.cluster.v1.RemoveNodeResponse.membership:type_name -> raftlab.kv.v1.Membership
 	0,  // 4: raftlab.cluster.v1.StatusResponse.role:type_name -> raftlab.cluster.v1.Role
-	24, // 5: raftlab.cluster.v1.StatusResponse.membership:type_name -> raftlab.kv.v1.Membership
+	25, // 5: raftlab.cluster.v1.StatusResponse.membership:type_name -> raftlab.kv.v1.Membership
 	17, // 6: raftlab.cluster.v1.StatusResponse.progress:type_name -> raftlab.cluster.v1.PeerProgress
 	18, // 7: raftlab.cluster.v1.StatusResponse.transport:type_name -> raftlab.cluster.v1.PeerTransport
 	19, // 8: raftlab.cluster.v1.StatusResponse.limits:type_name -> raftlab.cluster.v1.Limits
 	20, // 9: raftlab.cluster.v1.StatusResponse.counters:type_name -> raftlab.cluster.v1.StatusResponse.CountersEntry
 	21, // 10: raftlab.cluster.v1.StatusResponse.config:type_name -> raftlab.cluster.v1.StatusResponse.ConfigEntry
-	22, // 11: raftlab.cluster.v1.Limits.memory_caps_bytes:type_name -> raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
-	1,  // 12: raftlab.cluster.v1.Cluster.Init:input_type -> raftlab.cluster.v1.InitRequest
-	3,  // 13: raftlab.cluster.v1.Cluster.Describe:input_type -> raftlab.cluster.v1.DescribeRequest
-	5,  // 14: raftlab.cluster.v1.Cluster.AddLearner:input_type -> raftlab.cluster.v1.AddLearnerRequest
-	7,  // 15: raftlab.cluster.v1.Cluster.ChangeMembership:input_type -> raftlab.cluster.v1.ChangeMembershipRequest
-	9,  // 16: raftlab.cluster.v1.Cluster.RemoveNode:input_type -> raftlab.cluster.v1.RemoveNodeRequest
-	11, // 17: raftlab.cluster.v1.Cluster.TransferLeadership:input_type -> raftlab.cluster.v1.TransferLeadershipRequest
-	13, // 18: raftlab.cluster.v1.Cluster.Snapshot:input_type -> raftlab.cluster.v1.SnapshotRequest
-	15, // 19: raftlab.cluster.v1.Cluster.Status:input_type -> raftlab.cluster.v1.StatusRequest
-	2,  // 20: raftlab.cluster.v1.Cluster.Init:output_type -> raftlab.cluster.v1.InitResponse
-	4,  // 21: raftlab.cluster.v1.Cluster.Describe:output_type -> raftlab.cluster.v1.DescribeResponse
-	6,  // 22: raftlab.cluster.v1.Cluster.AddLearner:output_type -> raftlab.cluster.v1.AddLearnerResponse
-	8,  // 23: raftlab.cluster.v1.Cluster.ChangeMembership:output_type -> raftlab.cluster.v1.ChangeMembershipResponse
-	10, // 24: raftlab.cluster.v1.Cluster.RemoveNode:output_type -> raftlab.cluster.v1.RemoveNodeResponse
-	12, // 25: raftlab.cluster.v1.Cluster.TransferLeadership:output_type -> raftlab.cluster.v1.TransferLeadershipResponse
-	14, // 26: raftlab.cluster.v1.Cluster.Snapshot:output_type -> raftlab.cluster.v1.SnapshotResponse
-	16, // 27: raftlab.cluster.v1.Cluster.Status:output_type -> raftlab.cluster.v1.StatusResponse
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	22, // 11: raftlab.cluster.v1.PeerTransport.counters:type_name -> raftlab.cluster.v1.PeerTransport.CountersEntry
+	23, // 12: raftlab.cluster.v1.Limits.memory_caps_bytes:type_name -> raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
+	1,  // 13: raftlab.cluster.v1.Cluster.Init:input_type -> raftlab.cluster.v1.InitRequest
+	3,  // 14: raftlab.cluster.v1.Cluster.Describe:input_type -> raftlab.cluster.v1.DescribeRequest
+	5,  // 15: raftlab.cluster.v1.Cluster.AddLearner:input_type -> raftlab.cluster.v1.AddLearnerRequest
+	7,  // 16: raftlab.cluster.v1.Cluster.ChangeMembership:input_type -> raftlab.cluster.v1.ChangeMembershipRequest
+	9,  // 17: raftlab.cluster.v1.Cluster.RemoveNode:input_type -> raftlab.cluster.v1.RemoveNodeRequest
+	11, // 18: raftlab.cluster.v1.Cluster.TransferLeadership:input_type -> raftlab.cluster.v1.TransferLeadershipRequest
+	13, // 19: raftlab.cluster.v1.Cluster.Snapshot:input_type -> raftlab.cluster.v1.SnapshotRequest
+	15, // 20: raftlab.cluster.v1.Cluster.Status:input_type -> raftlab.cluster.v1.StatusRequest
+	2,  // 21: raftlab.cluster.v1.Cluster.Init:output_type -> raftlab.cluster.v1.InitResponse
+	4,  // 22: raftlab.cluster.v1.Cluster.Describe:output_type -> raftlab.cluster.v1.DescribeResponse
+	6,  // 23: raftlab.cluster.v1.Cluster.AddLearner:output_type -> raftlab.cluster.v1.AddLearnerResponse
+	8,  // 24: raftlab.cluster.v1.Cluster.ChangeMembership:output_type -> raftlab.cluster.v1.ChangeMembershipResponse
+	10, // 25: raftlab.cluster.v1.Cluster.RemoveNode:output_type -> raftlab.cluster.v1.RemoveNodeResponse
+	12, // 26: raftlab.cluster.v1.Cluster.TransferLeadership:output_type -> raftlab.cluster.v1.TransferLeadershipResponse
+	14, // 27: raftlab.cluster.v1.Cluster.Snapshot:output_type -> raftlab.cluster.v1.SnapshotResponse
+	16, // 28: raftlab.cluster.v1.Cluster.Status:output_type -> raftlab.cluster.v1.StatusResponse
+	21, // [21:29] is the sub-list for method output_type
+	13, // [13:21] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_raftlab_cluster_v1_cluster_proto_init() }
@@ -1724,7 +1743,7 @@ func file_raftlab_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlab_cluster_v1_cluster_proto_rawDesc), len(file_raftlab_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
