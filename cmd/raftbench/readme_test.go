@@ -10,80 +10,180 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"raftlab/bench"
+	"raftlab/kv/node"
 )
 
-// TestReadme runs the shell blocks of README.md as a newcomer would, line by
+// documents whose shell blocks are run, and the least number of commands that
+// each has.
+var documents = []struct {
+	path     string
+	commands int
+}{
+	{"README.md", 30},
+	{"docs/operating.md", 20},
+	{"docs/replication.md", 0},
+}
+
+// TestReadme runs the shell blocks of the documents as a newcomer would, line by
 // line, on free ports. Every command has to succeed.
 func TestReadme(t *testing.T) {
-	text, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(dir, "bin")+string(filepath.Separator), "raftlab/cmd/raftkv", "raftlab/cmd/raftbench")
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+string(filepath.Separator), "raftlab/cmd/raftkv", "raftlab/cmd/raftbench")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	ports := freePorts(t, 3)
-	env := os.Environ()
-	commands := 0
-	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
-		for line := range strings.SplitSeq(strings.TrimSpace(block[1]), "\n") {
-			for i, port := range ports {
-				line = strings.ReplaceAll(line, fmt.Sprintf(":2100%d", i+1), ":"+strconv.Itoa(port))
-			}
-			commands++
-			switch {
-			case strings.HasPrefix(line, "export "):
-				env = append(env, strings.TrimPrefix(line, "export "))
-			case strings.HasPrefix(line, "bin/raftkv serve "):
-				serveReadme(t, dir, line)
-			default:
-				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-				cmd := exec.CommandContext(ctx, "sh", "-c", line)
-				cmd.Dir, cmd.Env = dir, env
-				out, err := cmd.CombinedOutput()
-				cancel()
-				if err != nil {
-					t.Fatalf("$ %s\n%s%v", line, out, err)
+	for _, doc := range documents {
+		t.Run(filepath.Base(doc.path), func(t *testing.T) {
+			r := newReader(t, bin)
+			for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(readDocument(t, doc.path), -1) {
+				for line := range strings.SplitSeq(strings.TrimSpace(block[1]), "\n") {
+					r.follow(line)
 				}
-				t.Logf("$ %s\n%s", line, out)
 			}
-		}
-	}
-	if commands < 15 {
-		t.Errorf("README.md has %d commands in its blocks", commands)
+			if r.commands < doc.commands {
+				t.Errorf("%s has %d commands in its blocks, at least %d expected", doc.path, r.commands, doc.commands)
+			}
+		})
 	}
 }
 
-// serveReadme starts a node and waits until it says that it is ready. It ends
-// with the test, because its stdin does.
-func serveReadme(t *testing.T, dir, line string) {
+func readDocument(t *testing.T, path string) string {
 	t.Helper()
-	args := append(strings.Fields(line)[1:], "--exit-with-stdin")
-	cmd := exec.Command(filepath.Join(dir, "bin", "raftkv"), args...) //nolint:noctx // ends with its stdin, gracefully
-	stdin, err := cmd.StdinPipe()
+	text, err := os.ReadFile(filepath.Join("..", "..", path))
 	if err != nil {
 		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// reader does what a document says, in a folder of its own.
+type reader struct {
+	t        *testing.T
+	dir      string
+	env      []string
+	ports    *strings.Replacer
+	nodes    map[string]*served // by the address in the line
+	commands int
+}
+
+func newReader(t *testing.T, bin string) *reader {
+	r := &reader{t: t, dir: t.TempDir(), env: os.Environ(), nodes: make(map[string]*served)}
+	if err := os.Symlink(bin, filepath.Join(r.dir, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	const nodes = 4
+	var pairs []string
+	for i, port := range freePorts(t, 2*nodes) { // client ports, then debug ports
+		pairs = append(pairs, fmt.Sprintf(":2%d00%d", 1+2*(i/nodes), i%nodes+1), ":"+strconv.Itoa(port))
+	}
+	r.ports = strings.NewReplacer(pairs...)
+	return r
+}
+
+func (r *reader) follow(line string) {
+	r.t.Helper()
+	line = r.ports.Replace(line)
+	r.commands++
+	switch {
+	case strings.HasPrefix(line, "export "):
+		r.env = append(r.env, strings.TrimPrefix(line, "export "))
+	case strings.HasPrefix(line, "bin/raftkv serve "):
+		r.serve(line)
+	default:
+		ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "sh", "-c", line)
+		cmd.Dir, cmd.Env = r.dir, r.env
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			r.t.Fatalf("$ %s\n%s%v", line, out, err)
+		}
+		r.t.Logf("$ %s\n%s", line, out)
+	}
+}
+
+// served is a node that runs.
+type served struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+}
+
+// serve starts a node and waits until it says that it is ready. It ends with the
+// test, because its stdin does. One that runs at its address already is killed
+// first: so a document has a node crash and come back.
+func (r *reader) serve(line string) {
+	r.t.Helper()
+	args := append(strings.Fields(line)[1:], "--exit-with-stdin")
+	addr := args[slices.Index(args, "--addr")+1]
+	if old := r.nodes[addr]; old != nil {
+		if err := old.cmd.Process.Kill(); err != nil {
+			r.t.Fatal(err)
+		}
+		_ = old.cmd.Wait() // it was killed
+	}
+	cmd := exec.Command(filepath.Join(r.dir, "bin", "raftkv"), args...) //nolint:noctx // ends with its stdin, gracefully
+	cmd.Dir = r.dir
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		r.t.Fatal(err)
 	}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = stdin.Close()
-		_ = cmd.Wait() // interrupted elections and the like are no concern here
+	n := &served{cmd, stdin}
+	r.nodes[addr] = n
+	r.t.Cleanup(func() {
+		_ = n.stdin.Close()
+		_ = n.cmd.Wait() // interrupted elections and the like are no concern here
 	})
 	if ready, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || !strings.Contains(ready, "ready") {
 		rest, _ := io.ReadAll(stdout)
-		t.Fatalf("$ %s\n%s%s%v", line, ready, rest, err)
+		r.t.Fatalf("$ %s\n%s%s%v", line, ready, rest, err)
+	}
+	r.t.Logf("$ %s", line)
+}
+
+// TestDocumentsNameWhatExists holds the documents to the names of the program:
+// every experiment and knob that they name exists, and each knob of a node is
+// explained.
+func TestDocumentsNameWhatExists(t *testing.T) {
+	known := make(map[string]bool)
+	settings := bench.Settings{}
+	for _, k := range slices.Concat(node.KnobsOf(&settings.Load), node.Knobs(&settings.Node)) {
+		known[k.Name] = true
+	}
+	experiments, text := bench.Names(), ""
+	for _, doc := range documents {
+		body := readDocument(t, doc.path)
+		text += body
+		for _, m := range regexp.MustCompile("`raftbench run ([a-z-]+)[ `]").FindAllStringSubmatch(body, -1) {
+			if !slices.Contains(experiments, m[1]) {
+				t.Errorf("%s: there is no experiment %s", doc.path, m[1])
+			}
+		}
+		for _, section := range regexp.MustCompile(`(?s)\nKnobs: (.*?)(?:\.|\n\n)`).FindAllStringSubmatch(body, -1) {
+			for _, m := range regexp.MustCompile("`([a-z-]+)`").FindAllStringSubmatch(section[1], -1) {
+				if !known[m[1]] {
+					t.Errorf("%s: there is no knob %s", doc.path, m[1])
+				}
+			}
+		}
+	}
+	for _, k := range node.Knobs(&settings.Node) {
+		if !regexp.MustCompile("(`|--)" + k.Name + "[`= ]").MatchString(text) && k.Name != "id" {
+			t.Errorf("no document explains the knob %s", k.Name)
+		}
 	}
 }
 

@@ -159,6 +159,9 @@ func (k Knob) Type() string {
 		if len(k.Values) > 0 {
 			return strings.Join(k.Values, "|")
 		}
+		if strings.HasSuffix(k.Name, "-dir") {
+			return "DIR"
+		}
 		return "HOST:PORT"
 	}
 	return "N"
