@@ -17,7 +17,11 @@ import (
 	"time"
 
 	"raftlab/bench"
+	"raftlab/kv/metric"
 	"raftlab/kv/node"
+	"raftlab/kv/replica"
+	"raftlab/kv/storage"
+	"raftlab/transport"
 )
 
 // documents whose shell blocks are run, and the least number of commands that
@@ -155,13 +159,17 @@ func (r *reader) serve(line string) {
 }
 
 // TestDocumentsNameWhatExists holds the documents to the names of the program:
-// every experiment and knob that they name exists, and each knob of a node is
+// every experiment, knob and metric that they name exists, and each knob of a node is
 // explained.
 func TestDocumentsNameWhatExists(t *testing.T) {
 	known := make(map[string]bool)
 	settings := bench.Settings{}
 	for _, k := range slices.Concat(node.KnobsOf(&settings.Load), node.Knobs(&settings.Node)) {
 		known[k.Name] = true
+	}
+	metrics := make(map[string]bool)
+	for _, counted := range []any{replica.Counters{}, storage.Counters{}, transport.PeerStats{}} {
+		metric.Each(counted, func(m metric.Metric) { metrics[m.Name] = true })
 	}
 	experiments, text := bench.Names(), ""
 	for _, doc := range documents {
@@ -180,8 +188,13 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 			}
 		}
 	}
+	for _, m := range regexp.MustCompile("`([a-z]+(?:_[a-z]+)+)`").FindAllStringSubmatch(text, -1) {
+		if other := m[1] == "applied_index" || m[1] == "grpc_health_probe"; !other && !metrics[strings.TrimSuffix(strings.TrimPrefix(m[1], "raftlab_"), "_total")] {
+			t.Errorf("there is no metric %s", m[1])
+		}
+	}
 	for _, k := range node.Knobs(&settings.Node) {
-		if !regexp.MustCompile("(`|--)" + k.Name + "[`= ]").MatchString(text) && k.Name != "id" {
+		if !regexp.MustCompile("(`|--)"+k.Name+"[`= ]").MatchString(text) && k.Name != "id" {
 			t.Errorf("no document explains the knob %s", k.Name)
 		}
 	}
