@@ -17,8 +17,7 @@ const (
 	KindCloseSession   Kind = 8
 )
 
-// Command is a client's mutation. Its byte slices are read, never changed and
-// never kept: the store copies what it keeps.
+// Command is a client's mutation. Its byte slices are read and never changed.
 type Command struct {
 	Kind         Kind
 	ExpectAbsent bool

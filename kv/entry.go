@@ -173,6 +173,7 @@ var entryDecoders = sync.Pool{New: func() any { return new(entryDecoder) }}
 // An entryDecoder walks the commands of one entry after another in one Command.
 type entryDecoder struct {
 	header  EntryHeader
+	size    int // of the entry's data
 	command Command
 	rest    []byte
 	steps   []Command // capacity for batches
@@ -192,7 +193,7 @@ func (d *entryDecoder) release() {
 
 // reset starts on another entry: it reads the header.
 func (d *entryDecoder) reset(data []byte) error {
-	d.header, d.rest = EntryHeader{}, nil
+	d.header, d.rest, d.size = EntryHeader{}, nil, len(data)
 	if len(data) == 0 || data[0] != tagEntryHeader {
 		return fmt.Errorf("%w entry: it does not start with a header", ErrMalformed)
 	}

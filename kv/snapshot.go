@@ -138,7 +138,7 @@ func (s *snapshotWriter) items(v *View) error {
 	}
 	var err error
 	v.tree.scan(func(r record) bool {
-		if size := len(r) + len(r.value()); size > MaxItemSize {
+		if size := len(r.head) + len(r.value()); size > MaxItemSize {
 			err = fmt.Errorf("item of %d bytes, at most %d: %w", size, MaxItemSize, ErrTooLarge)
 			return false
 		}
@@ -158,14 +158,14 @@ func (s *snapshotWriter) items(v *View) error {
 }
 
 func itemBodySize(r record) int {
-	return sizeBytesField(r) + sizeBytesField(r.value()) +
+	return sizeBytesField(r.head) + sizeBytesField(r.value()) +
 		sizeVarintField(r.version()) + sizeVarintField(r.createRevision()) + sizeVarintField(r.modRevision())
 }
 
 // appendItem appends r as one items field of SnapshotItems; body is its size.
 func appendItem(dst []byte, r record, body int) []byte {
 	dst = protowire.AppendVarint(append(dst, tagItem), uint64(body))
-	dst = appendBytesField(dst, tagItemKey, r)
+	dst = appendBytesField(dst, tagItemKey, r.head)
 	dst = appendBytesField(dst, tagItemValue, r.value())
 	dst = appendVarintField(dst, tagItemVersion, r.version())
 	dst = appendVarintField(dst, tagItemCreate, r.createRevision())

@@ -202,10 +202,10 @@ func (d *SnapshotDecoder) takeItem(b []byte) error {
 		return fmt.Errorf("%w snapshot item: version %d, create revision %d, mod revision %d, in a store at %d",
 			ErrMalformed, it.Version, it.CreateRevision, it.ModRevision, d.header.GetRevision())
 	}
-	if d.tree.size() > 0 && bytes.Compare(d.last, it.Key) >= 0 {
+	if d.tree.size() > 0 && bytes.Compare(d.last.head, it.Key) >= 0 {
 		return fmt.Errorf("%w: key %d", ErrOrder, d.tree.size()+1)
 	}
-	r := newRecord(it.Key, it.Value)
+	r := newRecord(it.Key, it.Value, notShared)
 	r.setMeta(it.CreateRevision, it.ModRevision, it.Version)
 	d.tree.load(r)
 	d.last = r

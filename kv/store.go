@@ -46,9 +46,11 @@ type Store struct {
 	undo    []change
 }
 
-// A change of one key: the records before and after; nil where there is none.
+// A change of one key: the records before and after, if there is one.
 // A zero change changed nothing.
 type change struct{ before, after record }
+
+func (c change) happened() bool { return c.before.exists() || c.after.exists() }
 
 // NewStore returns an empty store at revision 1 and index 0.
 func NewStore() *Store {
@@ -57,7 +59,8 @@ func NewStore() *Store {
 
 // Apply applies a normal entry of the raft log and appends the result of each
 // of its commands to results, in order. An entry without data only moves the
-// index. An error means that the entry cannot be decoded, or was applied
+// index. data must not change any more, nor go back to a pool: the store shares
+// large values with it. An error means that the entry cannot be decoded, or was applied
 // already; the store may then hold a part of it and must not be used any more.
 func (s *Store) Apply(index, term uint64, data []byte, results []Result) ([]Result, error) {
 	s.mu.Lock()
@@ -102,7 +105,7 @@ func (s *Store) command(c *Command, index uint64, r *Result) {
 		s.batch(c, index, r)
 		return
 	}
-	if ch := s.step(c, s.revision+1, r); ch.before != nil || ch.after != nil {
+	if ch := s.step(c, s.revision+1, r); ch.happened() {
 		s.revision++
 	}
 	r.Revision, r.Index = s.revision, index
@@ -117,7 +120,7 @@ func (s *Store) batch(c *Command, index uint64, r *Result) {
 	for i := range c.Steps {
 		r.Steps = append(r.Steps, Result{})
 		step := &r.Steps[i]
-		if ch := s.step(&c.Steps[i], s.revision+1, step); ch.before != nil || ch.after != nil {
+		if ch := s.step(&c.Steps[i], s.revision+1, step); ch.happened() {
 			s.undo = append(s.undo, ch)
 		}
 		if !step.Succeeded {
@@ -142,10 +145,10 @@ func (s *Store) batch(c *Command, index uint64, r *Result) {
 // results. What its reads and the failed swap saw stays.
 func (s *Store) rollback(c *Command, r *Result) {
 	for _, ch := range slices.Backward(s.undo) {
-		if ch.before != nil {
+		if ch.before.exists() {
 			s.tree.set(ch.before)
 		} else {
-			s.tree.remove(ch.after)
+			s.tree.remove(ch.after.head)
 		}
 	}
 	for i := range r.Steps[:len(r.Steps)-1] {
@@ -181,7 +184,7 @@ func (s *Store) step(c *Command, revision uint64, r *Result) change {
 }
 
 func (s *Store) put(c *Command, revision uint64, r *Result) change {
-	after := newRecord(c.Key, c.Value)
+	after := newRecord(c.Key, c.Value, s.decoder.size)
 	before, found := s.tree.set(after)
 	r.CreateRevision, r.ModRevision, r.Version = revision, revision, 1
 	if found {

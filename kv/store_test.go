@@ -435,3 +435,33 @@ func TestHashTellsStatesApart(t *testing.T) {
 		seen[h] = name
 	}
 }
+
+// A value that is most of its entry is shared with it; others are copied, so that
+// they keep no more alive than themselves.
+func TestLargeValuesAreShared(t *testing.T) {
+	large := bytes.Repeat([]byte("x"), shareFrom)
+	for _, c := range []struct {
+		what     string
+		commands []Command
+		shared   bool
+	}{
+		{"alone", []Command{{Kind: KindPut, Key: []byte("k"), Value: large}}, true},
+		{"one of two", []Command{{Kind: KindPut, Key: []byte("k"), Value: large}, put("other", string(large))}, false},
+		{"small", []Command{{Kind: KindPut, Key: []byte("k"), Value: large[1:]}}, false},
+	} {
+		s, data := NewStore(), encode(EntryHeader{Node: 1}, c.commands...)
+		if _, err := s.Apply(1, 1, data, nil); err != nil {
+			t.Fatal(err)
+		}
+		it, _, _ := s.Get([]byte("k"))
+		before := bytes.Clone(it.Value)
+		i := bytes.IndexByte(data, 'x')
+		data[i] = 'y'
+		if shared := !bytes.Equal(it.Value, before); shared != c.shared {
+			t.Errorf("%s: shared is %v", c.what, shared)
+		}
+		if cap(it.Value) != len(it.Value) {
+			t.Errorf("%s: an append to the value would reach %d bytes beyond it", c.what, cap(it.Value)-len(it.Value))
+		}
+	}
+}

@@ -25,11 +25,11 @@ func newTree() tree {
 const slotPrefix = 16
 
 func slotOf(r record) slot {
-	if len(r) >= slotPrefix {
-		return slot{binary.BigEndian.Uint64(r), binary.BigEndian.Uint64(r[8:]), r}
+	if len(r.head) >= slotPrefix {
+		return slot{binary.BigEndian.Uint64(r.head), binary.BigEndian.Uint64(r.head[8:]), r}
 	}
 	var prefix [slotPrefix]byte
-	copy(prefix[:], r)
+	copy(prefix[:], r.head)
 	return slot{binary.BigEndian.Uint64(prefix[:]), binary.BigEndian.Uint64(prefix[8:]), r}
 }
 
@@ -39,11 +39,11 @@ func slotLess(a, b slot) bool {
 		return a.high < b.high
 	case a.low != b.low:
 		return a.low < b.low
-	case len(a.record) <= slotPrefix && len(b.record) <= slotPrefix:
+	case len(a.head) <= slotPrefix && len(b.head) <= slotPrefix:
 		// One is the other with zeros appended.
-		return len(a.record) < len(b.record)
+		return len(a.head) < len(b.head)
 	}
-	return bytes.Compare(a.record, b.record) < 0
+	return bytes.Compare(a.head, b.head) < 0
 }
 
 // set stores a record and returns the one that it replaces.
@@ -53,12 +53,12 @@ func (t tree) set(r record) (before record, found bool) {
 }
 
 func (t tree) get(key []byte) (record, bool) {
-	s, found := t.slots.Get(slotOf(key))
+	s, found := t.slots.Get(slotOf(record{head: key}))
 	return s.record, found
 }
 
 func (t tree) remove(key []byte) (record, bool) {
-	s, found := t.slots.Delete(slotOf(key))
+	s, found := t.slots.Delete(slotOf(record{head: key}))
 	return s.record, found
 }
 
@@ -73,7 +73,7 @@ func (t tree) copy() tree { return tree{t.slots.Copy()} }
 
 // ascend visits the records from a key on, in order, until visit returns false.
 func (t tree) ascend(from []byte, visit func(record) bool) {
-	t.slots.Ascend(slotOf(from), func(s slot) bool { return visit(s.record) })
+	t.slots.Ascend(slotOf(record{head: from}), func(s slot) bool { return visit(s.record) })
 }
 
 func (t tree) scan(visit func(record) bool) {

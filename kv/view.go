@@ -39,7 +39,7 @@ func (v *View) Len() int { return v.tree.size() }
 // bound) in order, until visit returns false.
 func (v *View) Scan(start, end []byte, visit func(Item) bool) {
 	v.tree.ascend(start, func(r record) bool {
-		if end != nil && bytes.Compare(r, end) >= 0 {
+		if end != nil && bytes.Compare(r.head, end) >= 0 {
 			return false
 		}
 		return visit(r.item())
@@ -57,11 +57,11 @@ func (v *View) Hash() [sha256.Size]byte {
 	binary.LittleEndian.PutUint64(head[:], v.state.Revision)
 	h.Write(head[:8])
 	v.tree.scan(func(r record) bool {
-		binary.LittleEndian.PutUint64(head[:], uint64(len(r)))
+		binary.LittleEndian.PutUint64(head[:], uint64(len(r.head)))
 		binary.LittleEndian.PutUint64(head[8:], uint64(len(r.value())))
 		copy(head[16:], r.meta())
 		h.Write(head[:])
-		h.Write(r)
+		h.Write(r.head)
 		h.Write(r.value())
 		return true
 	})

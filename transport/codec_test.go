@@ -271,6 +271,33 @@ func TestScatterShares(t *testing.T) {
 	}
 }
 
+// What keeps a large entry keeps no frame of many: it is most of the memory that
+// it lies in.
+func TestLargeEntriesAreAlone(t *testing.T) {
+	for _, c := range []struct {
+		sizes []int
+		alone bool
+	}{
+		{[]int{aloneFrom}, false},
+		{[]int{aloneFrom, aloneFrom / 4}, false},
+		{[]int{aloneFrom, aloneFrom, aloneFrom}, true},
+		{[]int{aloneFrom - 1, aloneFrom, aloneFrom}, false},
+	} {
+		src := appendFrame(nil, &Frame{Message: appendMessage(5), Entries: appendMessage(5, c.sizes...).Entries})
+		var f Frame
+		if err := Decode([][]byte{src}, &f); err != nil {
+			t.Fatal(err)
+		}
+		before := f.Entries[0].Data[0]
+		for i := range src {
+			src[i]++
+		}
+		if alone := f.Entries[0].Data[0] == before; alone != c.alone {
+			t.Errorf("entries of %v: the first has memory of its own: %v", c.sizes, alone)
+		}
+	}
+}
+
 // From gRPC's buffers to a message: the frame's bytes, the message, its entries
 // and the list of them.
 func TestDecodeAllocations(t *testing.T) {

@@ -16,7 +16,8 @@ import (
 // number. Errors are ErrMalformed and about the form of the bytes only; Validate
 // judges the message.
 //
-// It allocates three times a frame, whatever the number of its entries.
+// It allocates three times a frame, whatever the number of its entries, and once
+// for each large one that is not most of its frame.
 func Decode(parts [][]byte, f *Frame) error {
 	*f = Frame{}
 	r := newReader(parts)
@@ -160,10 +161,18 @@ func decodeEntries(src []byte, n int, f *Frame) error {
 		if err := decodeEntry(r.bytes, s); err != nil {
 			return err
 		}
+		if n := len(s.entry.Data); n >= aloneFrom && 2*n < f.size {
+			s.entry.Data = slices.Clone(s.entry.Data)
+		}
 		f.Entries = append(f.Entries, &s.entry)
 	}
 	return r.err
 }
+
+// aloneFrom is the size from which an entry's data is at least half of the memory
+// it lies in: whoever keeps a part of it, as the store does a large value, keeps
+// no more than it looks like.
+const aloneFrom = 256 << 10
 
 func decodeEntry(src []byte, s *entrySlab) error {
 	r := reader{rest: src}
