@@ -81,6 +81,8 @@ type Config struct {
 	AdmissionOps   int  `knob:"admission-ops" usage:"operations under way at most; above it RESOURCE_EXHAUSTED"`
 	AdmissionBytes Size `knob:"admission-bytes" usage:"bytes of operations under way at most; above it RESOURCE_EXHAUSTED"`
 
+	Stages string `knob:"stages" values:"on,off" usage:"measure how long log entries take from one stage to the next; the debug port shows it, and status"`
+
 	GRPCWindow    Size `knob:"grpc-window" usage:"HTTP/2 window of streams and connections (0: as gRPC estimates it)" source:"grpc.StaticStreamWindowSize, grpc.StaticConnWindowSize"`
 	StreamWorkers int  `knob:"stream-workers" usage:"goroutines that serve client streams (0: one for each)" source:"grpc.NumStreamWorkers"`
 	GOGC          int  `knob:"gogc" usage:"garbage collector's target percentage" source:"debug.SetGCPercent"`
@@ -89,6 +91,12 @@ type Config struct {
 	ScanPins    int           `knob:"scan-pins" usage:"snapshots that page tokens may pin at a time"`
 	ScanPinTime time.Duration `knob:"scan-pin-time" usage:"how long a page token stays valid"`
 }
+
+// What the stages knob says.
+const (
+	StagesOn  = "on"
+	StagesOff = "off"
+)
 
 // Where the raft log is, by the name the storage knob gives it.
 const (
@@ -149,6 +157,7 @@ func DefaultConfig() Config {
 		LogSize:        64 << 20,
 		AdmissionOps:   100000,
 		AdmissionBytes: 256 << 20,
+		Stages:         StagesOn,
 		GRPCWindow:     1 << 20,
 		StreamWorkers:  16,
 		GOGC:           400,

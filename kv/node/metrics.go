@@ -18,16 +18,13 @@ import (
 // How long a scrape waits for the raft goroutine.
 const scrapeTimeout = 5 * time.Second
 
-// eachMetric calls f for all that the node's parts count. peer is 0 for what
-// belongs to none.
-func (n *Node) eachMetric(ctx context.Context, f func(peer uint64, m metric.Metric)) error {
-	rs, err := n.replica.Status(ctx)
-	if err != nil {
-		return err
-	}
+// eachMetric calls f for all that the node's parts count, given what the replica
+// says. peer is 0 for what belongs to none.
+func (n *Node) eachMetric(rs replica.Status, f func(peer uint64, m metric.Metric)) {
 	own := func(m metric.Metric) { f(0, m) }
 	metric.Each(rs, own)
 	metric.Each(rs.Counters, own)
+	metric.Each(n.replica.Histograms(), own)
 	if n.disk != nil {
 		metric.Each(n.disk.Stats(), own)
 	}
@@ -35,12 +32,11 @@ func (n *Node) eachMetric(ctx context.Context, f func(peer uint64, m metric.Metr
 	for _, p := range n.transport.Stats() {
 		metric.Each(p, func(m metric.Metric) { f(p.ID, m) })
 	}
-	return nil
 }
 
 // eachDeclared calls f for all that a node may count.
 func eachDeclared(f func(ofPeer bool, m metric.Metric)) {
-	for _, of := range []any{replica.Status{}, replica.Counters{}, storage.Counters{}, transport.Totals{}} {
+	for _, of := range []any{replica.Status{}, replica.Counters{}, replica.Histograms{}, storage.Counters{}, transport.Totals{}} {
 		metric.Each(of, func(m metric.Metric) { f(false, m) })
 	}
 	metric.Each(transport.PeerStats{}, func(m metric.Metric) { f(true, m) })
@@ -93,12 +89,14 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 func (c *collector) Collect(to chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(c.node.life, scrapeTimeout)
 	defer cancel()
-	err := c.node.eachMetric(ctx, func(peer uint64, m metric.Metric) {
-		to <- prometheusMetric(c.descriptions[m.Name], peer, m)
-	})
+	rs, err := c.node.replica.Status(ctx)
 	if err != nil {
 		to <- prometheus.NewInvalidMetric(c.descriptions["term"], err)
+		return
 	}
+	c.node.eachMetric(rs, func(peer uint64, m metric.Metric) {
+		to <- prometheusMetric(c.descriptions[m.Name], peer, m)
+	})
 }
 
 func prometheusMetric(desc *prometheus.Desc, peer uint64, m metric.Metric) prometheus.Metric {

@@ -186,6 +186,7 @@ func (n *Node) assemble(o Options) error {
 		Packer:     replica.Packer{Packed: n.cfg.Packing == replica.PackPacked, Size: packSize(n.cfg, o.Network != nil)},
 		LogEntries: uint64(n.cfg.LogEntries), LogSize: uint64(n.cfg.LogSize), SnapshotKeep: n.cfg.SnapshotKeep,
 		AdmissionOps: int64(n.cfg.AdmissionOps), AdmissionBytes: int64(n.cfg.AdmissionBytes),
+		Stages:            n.cfg.Stages == StagesOn,
 		Send:              func(ms []*raftpb.Message) { n.transport.Send(ms) },
 		MembershipChanged: n.membershipChanged,
 		LeaderChanged:     n.leaderChanged,

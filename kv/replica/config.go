@@ -58,6 +58,10 @@ type Config struct {
 	// LeaderChanged hears who leads, 0 for nobody; it must not block.
 	LeaderChanged func(id uint64)
 
+	// Stages measures how long entries take from one stage to the next, see
+	// Histograms.
+	Stages bool
+
 	Logger *slog.Logger
 }
 

@@ -53,7 +53,9 @@ type Core struct {
 	campaign   bool            // once the entry that Init proposed is applied
 	timeoutNow *raftpb.Message // waits until what is committed is applied
 
-	count Counters
+	count      Counters
+	histograms *Histograms
+	sentIndex  map[uint64]uint64 // of the last entry sent in this leadership, by node
 }
 
 // NewCore returns the core of a node whose store has applied what its state
@@ -66,6 +68,8 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 		pending:    make(map[uint64]*inFlight),
 		heard:      make(map[uint64]uint64),
 		maxEntry:   unlimited,
+		histograms: newHistograms(),
+		sentIndex:  make(map[uint64]uint64),
 	}
 	c.snap = &snapshotLog{Log: log, core: c, transfers: make(map[uint64]snapshotTransfer)}
 	rc, err := cfg.raftConfig(c.snap)
@@ -236,6 +240,7 @@ func (c *Core) ready(rd raft.Ready, eff *Effects) {
 			case raftpb.MsgSnap:
 				c.snap.sending(m)
 			}
+			c.measureSend(m)
 			eff.Messages = append(eff.Messages, m)
 		}
 	}
@@ -249,6 +254,7 @@ func (c *Core) follow(soft raft.SoftState, eff *Effects) {
 	lost := c.role == raft.StateLeader && soft.RaftState != raft.StateLeader
 	if soft.RaftState == raft.StateLeader && c.role != raft.StateLeader {
 		c.count.Elected++
+		clear(c.sentIndex)
 		c.cfg.Logger.Info("leading", "term", c.term)
 	}
 	c.role = soft.RaftState
@@ -330,7 +336,10 @@ func (c *Core) Restore(membership *kvv1.Membership) { c.membership = membership 
 
 // apply hands committed entries to the store, with their waiters.
 func (c *Core) apply(m *raftpb.Message, eff *Effects) {
-	t := &ApplyTask{Entries: m.GetEntries(), message: m}
+	t := &ApplyTask{Entries: m.GetEntries(), message: m, committed: c.now}
+	if n := len(t.Entries); n > 0 {
+		c.histograms.ApplyLag.Record(int64(t.Entries[n-1].GetIndex() - c.applied))
+	}
 	for i, e := range t.Entries {
 		switch e.GetType() {
 		case raftpb.EntryConfChange, raftpb.EntryConfChangeV2:
@@ -350,7 +359,10 @@ func (c *Core) apply(m *raftpb.Message, eff *Effects) {
 			if t.waiters == nil {
 				t.waiters = make([]*inFlight, len(t.Entries))
 			}
-			t.waiters[i] = f
+			t.waiters[i], t.last = f, i
+			if c.cfg.Stages {
+				c.histograms.Commit.Record(int64(c.now.Sub(c.began) - f.proposed))
+			}
 			if r := f.round; f.last {
 				c.cfg.Batcher.Observe(Feedback{
 					Commands: r.commands, Waited: r.waited, CommitLatency: c.now.Sub(r.proposed), Committed: c.now,

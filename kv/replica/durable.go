@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -22,10 +23,16 @@ type appender struct {
 	replica    *Replica
 	waiting    []*raftpb.Message
 	installing bool // the snapshot of waiting[0]
+
+	received time.Time   // when the first of the messages just handed to the core came in; zero for none
+	measured []appending // in the order of the appends
 }
 
 // append takes in what the effects want durable.
 func (a *appender) append(ms []*raftpb.Message) error {
+	for _, m := range ms {
+		a.begin(m)
+	}
 	a.waiting = append(a.waiting, ms...)
 	return a.proceed()
 }
@@ -88,6 +95,7 @@ func (a *appender) keep(m *raftpb.Message) error {
 	if err := r.log.Append(m.GetEntries(), hs); err != nil {
 		return fmt.Errorf("appending to the log: %w", err)
 	}
+	a.end(m)
 	r.send(r.core.Appended(m))
 	return nil
 }

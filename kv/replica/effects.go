@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"time"
+
 	"go.etcd.io/raft/v3/raftpb"
 
 	"raftlab/kv"
@@ -40,6 +42,9 @@ type ApplyTask struct {
 	// Entries, each with the waiters of its commands or nil.
 	Entries []*raftpb.Entry
 	waiters []*inFlight
+	last    int // of waiters that is not nil
+	// When the core knew that they are committed.
+	committed time.Time
 	// Memberships of the configuration changes among Entries, by raft index.
 	Memberships map[uint64]*kvv1.Membership
 	// Restore names the snapshot to install.

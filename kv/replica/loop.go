@@ -196,6 +196,7 @@ func (a *alarm) stop() {
 
 // deliver hands a batch of events to the core.
 func (r *Replica) deliver(b *batch, app *appender) {
+	app.received = b.received
 	for _, m := range b.messages {
 		r.core.Step(m)
 	}
@@ -385,6 +386,10 @@ func (r *Replica) applyTask(t *ApplyTask, results []kv.Result) ([]kv.Result, err
 			return results, err
 		}
 	}
+	var measure applying
+	if r.cfg.Stages && t.waiters != nil {
+		measure = applying{histograms: r.core.histograms, committed: t.committed}
+	}
 	for i, e := range t.Entries {
 		if m := t.Memberships[e.GetIndex()]; m != nil {
 			r.store.SetMembership(e.GetIndex(), e.GetTerm(), m)
@@ -402,10 +407,12 @@ func (r *Replica) applyTask(t *ApplyTask, results []kv.Result) ([]kv.Result, err
 		}
 		f := t.waiters[i]
 		t.waiters[i] = nil
+		measure.entryApplied(i == t.last)
 		r.release(int64(len(f.refs)), int64(f.bytes))
 		for j, ref := range f.refs {
 			ref.waiter.Done(ref.tag, results[j], nil)
 		}
+		measure.entryAnswered()
 		f.free()
 	}
 	r.inbox.put(func(b *batch) { b.applied = append(b.applied, t) })

@@ -15,8 +15,9 @@ import (
 
 // inFlight is one proposed entry whose commands have waiters.
 type inFlight struct {
-	refs  []waiterRef
-	bytes int // of commands, as admitted
+	refs     []waiterRef
+	bytes    int           // of commands, as admitted
+	proposed time.Duration // when, from Core.began
 	// The last entry of a proposal ends a round: raft commits in order.
 	last  bool
 	round round
@@ -158,7 +159,11 @@ func (c *Core) encode(commands []Proposal) *proposed {
 		n, _ := packer.next(commands)
 		c.sequence++
 		f = inFlightPool.Get().(*inFlight)
-		f.bytes = 0
+		f.bytes, f.proposed = 0, age
+		c.histograms.EntryCommands.Record(int64(n))
+		if c.cfg.Stages {
+			c.histograms.Queue.Record(int64(age - commands[0].arrived))
+		}
 		start := len(buf)
 		buf = kv.AppendHeader(buf, kv.EntryHeader{
 			Node: c.cfg.ID, Incarnation: c.cfg.Incarnation, Sequence: c.sequence, Clock: c.now.UnixNano(),
@@ -179,6 +184,7 @@ func (c *Core) encode(commands []Proposal) *proposed {
 	f.last, f.round = true, r
 	c.rounds++
 	c.scratch = buf
+	c.histograms.ProposalCommands.Record(int64(r.commands))
 	c.count.Proposals++
 	c.count.Entries += uint64(len(p.sequences))
 	return p

@@ -224,7 +224,12 @@ func (r *Replica) release(ops, bytes int64) {
 
 // Step hands in a message from a peer.
 func (r *Replica) Step(m *raftpb.Message) {
-	r.inbox.put(func(b *batch) { b.messages = append(b.messages, m) })
+	r.inbox.put(func(b *batch) {
+		if r.cfg.Stages && len(b.messages) == 0 {
+			b.received = time.Now()
+		}
+		b.messages = append(b.messages, m)
+	})
 }
 
 // ReportUnreachable tells that messages to a peer are being lost.

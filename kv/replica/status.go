@@ -62,6 +62,7 @@ type Counters struct {
 	Commands           uint64 `counter:"commands_proposed" usage:"commands taken in to be proposed"`
 	Proposals          uint64 `counter:"proposals" usage:"MsgProp messages given to raft"`
 	Entries            uint64 `counter:"entries_proposed" usage:"log entries proposed"`
+	EntriesResent      uint64 `counter:"entries_resent" usage:"entries that this leader sent to a peer before, after a refusal, a loss or a reconnection"`
 	ProposalsHeld      uint64 `counter:"proposals_held" usage:"times raft held a proposal back"`
 	Reads              uint64 `counter:"reads" usage:"linearizable reads taken in"`
 	ReadRounds         uint64 `counter:"read_rounds" usage:"ReadIndex rounds begun, for reads or to renew the lease"`

@@ -361,6 +361,261 @@ func (x *Link) GetMessagesReordered() uint64 {
 	return 0
 }
 
+type StagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From one response to the next, 10 ms at least; 0 ends the stream after the
+	// first.
+	IntervalNanos uint64 `protobuf:"varint,1,opt,name=interval_nanos,json=intervalNanos,proto3" json:"interval_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StagesRequest) Reset() {
+	*x = StagesRequest{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StagesRequest) ProtoMessage() {}
+
+func (x *StagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StagesRequest.ProtoReflect.Descriptor instead.
+func (*StagesRequest) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StagesRequest) GetIntervalNanos() uint64 {
+	if x != nil {
+		return x.IntervalNanos
+	}
+	return 0
+}
+
+type StagesResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// When it was made, by the node's clock.
+	UnixNanos int64 `protobuf:"varint,2,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
+	// The stages of writes and what else is distributed, those without values
+	// included. Knob stages decides whether stages have any.
+	Histograms    []*Histogram `protobuf:"bytes,3,rep,name=histograms,proto3" json:"histograms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StagesResponse) Reset() {
+	*x = StagesResponse{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StagesResponse) ProtoMessage() {}
+
+func (x *StagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StagesResponse.ProtoReflect.Descriptor instead.
+func (*StagesResponse) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *StagesResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *StagesResponse) GetUnixNanos() int64 {
+	if x != nil {
+		return x.UnixNanos
+	}
+	return 0
+}
+
+func (x *StagesResponse) GetHistograms() []*Histogram {
+	if x != nil {
+		return x.Histograms
+	}
+	return nil
+}
+
+// Histogram counts values since the node started: what came between two
+// responses is the difference.
+type Histogram struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique, and with its unit as the last word: nanos, bytes or what is counted.
+	// Stages begin with stage_.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What a value is.
+	Sentence string `protobuf:"bytes,2,opt,name=sentence,proto3" json:"sentence,omitempty"`
+	Unit     string `protobuf:"bytes,3,opt,name=unit,proto3" json:"unit,omitempty"`
+	// 0 when it belongs to no peer.
+	PeerId uint64 `protobuf:"varint,4,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	Sum    uint64 `protobuf:"varint,5,opt,name=sum,proto3" json:"sum,omitempty"`
+	// Those that are not empty, in order of their bounds.
+	Buckets       []*Bucket `protobuf:"bytes,6,rep,name=buckets,proto3" json:"buckets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Histogram) Reset() {
+	*x = Histogram{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Histogram) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Histogram) ProtoMessage() {}
+
+func (x *Histogram) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Histogram.ProtoReflect.Descriptor instead.
+func (*Histogram) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Histogram) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Histogram) GetSentence() string {
+	if x != nil {
+		return x.Sentence
+	}
+	return ""
+}
+
+func (x *Histogram) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Histogram) GetPeerId() uint64 {
+	if x != nil {
+		return x.PeerId
+	}
+	return 0
+}
+
+func (x *Histogram) GetSum() uint64 {
+	if x != nil {
+		return x.Sum
+	}
+	return 0
+}
+
+func (x *Histogram) GetBuckets() []*Bucket {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+// Bucket counts the values up to its bound, inclusive, that are above the bound
+// of the bucket before: sixteen for each power of two, so that bounds overstate
+// values by a 15th at most; up to 16, one for each value.
+type Bucket struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UpperBound    uint64                 `protobuf:"varint,1,opt,name=upper_bound,json=upperBound,proto3" json:"upper_bound,omitempty"`
+	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bucket) Reset() {
+	*x = Bucket{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bucket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bucket) ProtoMessage() {}
+
+func (x *Bucket) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bucket.ProtoReflect.Descriptor instead.
+func (*Bucket) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Bucket) GetUpperBound() uint64 {
+	if x != nil {
+		return x.UpperBound
+	}
+	return 0
+}
+
+func (x *Bucket) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type UsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Run a garbage collection first, so that heap_live_bytes is what is in use.
@@ -371,7 +626,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[5]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -383,7 +638,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[5]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -396,7 +651,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{5}
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UsageRequest) GetCollectGarbage() bool {
@@ -425,7 +680,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[6]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +692,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[6]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +705,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{6}
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UsageResponse) GetCpuUserNanos() uint64 {
@@ -551,7 +806,27 @@ const file_raftlab_lab_v1_lab_proto_rawDesc = "" +
 	"\x06faults\x18\x02 \x01(\v2\x16.raftlab.lab.v1.FaultsR\x06faults\x12#\n" +
 	"\rmessages_lost\x18\x03 \x01(\x04R\fmessagesLost\x12/\n" +
 	"\x13messages_duplicated\x18\x04 \x01(\x04R\x12messagesDuplicated\x12-\n" +
-	"\x12messages_reordered\x18\x05 \x01(\x04R\x11messagesReordered\"7\n" +
+	"\x12messages_reordered\x18\x05 \x01(\x04R\x11messagesReordered\"6\n" +
+	"\rStagesRequest\x12%\n" +
+	"\x0einterval_nanos\x18\x01 \x01(\x04R\rintervalNanos\"\x83\x01\n" +
+	"\x0eStagesResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\x129\n" +
+	"\n" +
+	"histograms\x18\x03 \x03(\v2\x19.raftlab.lab.v1.HistogramR\n" +
+	"histograms\"\xac\x01\n" +
+	"\tHistogram\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bsentence\x18\x02 \x01(\tR\bsentence\x12\x12\n" +
+	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x17\n" +
+	"\apeer_id\x18\x04 \x01(\x04R\x06peerId\x12\x10\n" +
+	"\x03sum\x18\x05 \x01(\x04R\x03sum\x120\n" +
+	"\abuckets\x18\x06 \x03(\v2\x16.raftlab.lab.v1.BucketR\abuckets\"?\n" +
+	"\x06Bucket\x12\x1f\n" +
+	"\vupper_bound\x18\x01 \x01(\x04R\n" +
+	"upperBound\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"7\n" +
 	"\fUsageRequest\x12'\n" +
 	"\x0fcollect_garbage\x18\x01 \x01(\bR\x0ecollectGarbage\"\xfb\x02\n" +
 	"\rUsageResponse\x12$\n" +
@@ -568,11 +843,12 @@ const file_raftlab_lab_v1_lab_proto_rawDesc = "" +
 	"\n" +
 	"read_bytes\x18\t \x01(\x04R\treadBytes\x12#\n" +
 	"\rwritten_bytes\x18\n" +
-	" \x01(\x04R\fwrittenBytes2\xe7\x01\n" +
+	" \x01(\x04R\fwrittenBytes2\xb2\x02\n" +
 	"\x03Lab\x12D\n" +
 	"\x05Usage\x12\x1c.raftlab.lab.v1.UsageRequest\x1a\x1d.raftlab.lab.v1.UsageResponse\x12L\n" +
 	"\tSetFaults\x12 .raftlab.lab.v1.SetFaultsRequest\x1a\x1d.raftlab.lab.v1.LinksResponse\x12L\n" +
-	"\tGetFaults\x12 .raftlab.lab.v1.GetFaultsRequest\x1a\x1d.raftlab.lab.v1.LinksResponseB$Z\"raftlab/proto/raftlab/lab/v1;labv1b\x06proto3"
+	"\tGetFaults\x12 .raftlab.lab.v1.GetFaultsRequest\x1a\x1d.raftlab.lab.v1.LinksResponse\x12I\n" +
+	"\x06Stages\x12\x1d.raftlab.lab.v1.StagesRequest\x1a\x1e.raftlab.lab.v1.StagesResponse0\x01B$Z\"raftlab/proto/raftlab/lab/v1;labv1b\x06proto3"
 
 var (
 	file_raftlab_lab_v1_lab_proto_rawDescOnce sync.Once
@@ -586,32 +862,40 @@ func file_raftlab_lab_v1_lab_proto_rawDescGZIP() []byte {
 	return file_raftlab_lab_v1_lab_proto_rawDescData
 }
 
-var file_raftlab_lab_v1_lab_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_raftlab_lab_v1_lab_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_raftlab_lab_v1_lab_proto_goTypes = []any{
 	(*Faults)(nil),           // 0: raftlab.lab.v1.Faults
 	(*SetFaultsRequest)(nil), // 1: raftlab.lab.v1.SetFaultsRequest
 	(*GetFaultsRequest)(nil), // 2: raftlab.lab.v1.GetFaultsRequest
 	(*LinksResponse)(nil),    // 3: raftlab.lab.v1.LinksResponse
 	(*Link)(nil),             // 4: raftlab.lab.v1.Link
-	(*UsageRequest)(nil),     // 5: raftlab.lab.v1.UsageRequest
-	(*UsageResponse)(nil),    // 6: raftlab.lab.v1.UsageResponse
+	(*StagesRequest)(nil),    // 5: raftlab.lab.v1.StagesRequest
+	(*StagesResponse)(nil),   // 6: raftlab.lab.v1.StagesResponse
+	(*Histogram)(nil),        // 7: raftlab.lab.v1.Histogram
+	(*Bucket)(nil),           // 8: raftlab.lab.v1.Bucket
+	(*UsageRequest)(nil),     // 9: raftlab.lab.v1.UsageRequest
+	(*UsageResponse)(nil),    // 10: raftlab.lab.v1.UsageResponse
 }
 var file_raftlab_lab_v1_lab_proto_depIdxs = []int32{
-	0, // 0: raftlab.lab.v1.SetFaultsRequest.faults:type_name -> raftlab.lab.v1.Faults
-	0, // 1: raftlab.lab.v1.LinksResponse.others:type_name -> raftlab.lab.v1.Faults
-	4, // 2: raftlab.lab.v1.LinksResponse.links:type_name -> raftlab.lab.v1.Link
-	0, // 3: raftlab.lab.v1.Link.faults:type_name -> raftlab.lab.v1.Faults
-	5, // 4: raftlab.lab.v1.Lab.Usage:input_type -> raftlab.lab.v1.UsageRequest
-	1, // 5: raftlab.lab.v1.Lab.SetFaults:input_type -> raftlab.lab.v1.SetFaultsRequest
-	2, // 6: raftlab.lab.v1.Lab.GetFaults:input_type -> raftlab.lab.v1.GetFaultsRequest
-	6, // 7: raftlab.lab.v1.Lab.Usage:output_type -> raftlab.lab.v1.UsageResponse
-	3, // 8: raftlab.lab.v1.Lab.SetFaults:output_type -> raftlab.lab.v1.LinksResponse
-	3, // 9: raftlab.lab.v1.Lab.GetFaults:output_type -> raftlab.lab.v1.LinksResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	0,  // 0: raftlab.lab.v1.SetFaultsRequest.faults:type_name -> raftlab.lab.v1.Faults
+	0,  // 1: raftlab.lab.v1.LinksResponse.others:type_name -> raftlab.lab.v1.Faults
+	4,  // 2: raftlab.lab.v1.LinksResponse.links:type_name -> raftlab.lab.v1.Link
+	0,  // 3: raftlab.lab.v1.Link.faults:type_name -> raftlab.lab.v1.Faults
+	7,  // 4: raftlab.lab.v1.StagesResponse.histograms:type_name -> raftlab.lab.v1.Histogram
+	8,  // 5: raftlab.lab.v1.Histogram.buckets:type_name -> raftlab.lab.v1.Bucket
+	9,  // 6: raftlab.lab.v1.Lab.Usage:input_type -> raftlab.lab.v1.UsageRequest
+	1,  // 7: raftlab.lab.v1.Lab.SetFaults:input_type -> raftlab.lab.v1.SetFaultsRequest
+	2,  // 8: raftlab.lab.v1.Lab.GetFaults:input_type -> raftlab.lab.v1.GetFaultsRequest
+	5,  // 9: raftlab.lab.v1.Lab.Stages:input_type -> raftlab.lab.v1.StagesRequest
+	10, // 10: raftlab.lab.v1.Lab.Usage:output_type -> raftlab.lab.v1.UsageResponse
+	3,  // 11: raftlab.lab.v1.Lab.SetFaults:output_type -> raftlab.lab.v1.LinksResponse
+	3,  // 12: raftlab.lab.v1.Lab.GetFaults:output_type -> raftlab.lab.v1.LinksResponse
+	6,  // 13: raftlab.lab.v1.Lab.Stages:output_type -> raftlab.lab.v1.StagesResponse
+	10, // [10:14] is the sub-list for method output_type
+	6,  // [6:10] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_raftlab_lab_v1_lab_proto_init() }
@@ -625,7 +909,7 @@ func file_raftlab_lab_v1_lab_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlab_lab_v1_lab_proto_rawDesc), len(file_raftlab_lab_v1_lab_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

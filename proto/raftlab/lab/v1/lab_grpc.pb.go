@@ -24,6 +24,7 @@ const (
 	Lab_Usage_FullMethodName     = "/raftlab.lab.v1.Lab/Usage"
 	Lab_SetFaults_FullMethodName = "/raftlab.lab.v1.Lab/SetFaults"
 	Lab_GetFaults_FullMethodName = "/raftlab.lab.v1.Lab/GetFaults"
+	Lab_Stages_FullMethodName    = "/raftlab.lab.v1.Lab/Stages"
 )
 
 // LabClient is the client API for Lab service.
@@ -40,6 +41,10 @@ type LabClient interface {
 	SetFaults(ctx context.Context, in *SetFaultsRequest, opts ...grpc.CallOption) (*LinksResponse, error)
 	// GetFaults tells what the ways to the peers do, and did.
 	GetFaults(ctx context.Context, in *GetFaultsRequest, opts ...grpc.CallOption) (*LinksResponse, error)
+	// Stages sends what the node's histograms have, at once and then after each
+	// interval, until the caller or the node ends. INVALID_ARGUMENT names field,
+	// value and limit.
+	Stages(ctx context.Context, in *StagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StagesResponse], error)
 }
 
 type labClient struct {
@@ -80,6 +85,25 @@ func (c *labClient) GetFaults(ctx context.Context, in *GetFaultsRequest, opts ..
 	return out, nil
 }
 
+func (c *labClient) Stages(ctx context.Context, in *StagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StagesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Lab_ServiceDesc.Streams[0], Lab_Stages_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StagesRequest, StagesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Lab_StagesClient = grpc.ServerStreamingClient[StagesResponse]
+
 // LabServer is the server API for Lab service.
 // All implementations must embed UnimplementedLabServer
 // for forward compatibility.
@@ -94,6 +118,10 @@ type LabServer interface {
 	SetFaults(context.Context, *SetFaultsRequest) (*LinksResponse, error)
 	// GetFaults tells what the ways to the peers do, and did.
 	GetFaults(context.Context, *GetFaultsRequest) (*LinksResponse, error)
+	// Stages sends what the node's histograms have, at once and then after each
+	// interval, until the caller or the node ends. INVALID_ARGUMENT names field,
+	// value and limit.
+	Stages(*StagesRequest, grpc.ServerStreamingServer[StagesResponse]) error
 	mustEmbedUnimplementedLabServer()
 }
 
@@ -112,6 +140,9 @@ func (UnimplementedLabServer) SetFaults(context.Context, *SetFaultsRequest) (*Li
 }
 func (UnimplementedLabServer) GetFaults(context.Context, *GetFaultsRequest) (*LinksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetFaults not implemented")
+}
+func (UnimplementedLabServer) Stages(*StagesRequest, grpc.ServerStreamingServer[StagesResponse]) error {
+	return status.Error(codes.Unimplemented, "method Stages not implemented")
 }
 func (UnimplementedLabServer) mustEmbedUnimplementedLabServer() {}
 func (UnimplementedLabServer) testEmbeddedByValue()             {}
@@ -188,6 +219,17 @@ func _Lab_GetFaults_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Lab_Stages_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StagesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LabServer).Stages(m, &grpc.GenericServerStream[StagesRequest, StagesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Lab_StagesServer = grpc.ServerStreamingServer[StagesResponse]
+
 // Lab_ServiceDesc is the grpc.ServiceDesc for Lab service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -208,6 +250,12 @@ var Lab_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Lab_GetFaults_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Stages",
+			Handler:       _Lab_Stages_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "raftlab/lab/v1/lab.proto",
 }

@@ -1,0 +1,198 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"raftlab/kv/replica"
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+	labv1 "raftlab/proto/raftlab/lab/v1"
+)
+
+func dialLab(t *testing.T, m *member) labv1.LabClient {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+m.DebugAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return labv1.NewLabClient(conn)
+}
+
+// histogramsOf are those of a response by name, with peer:N behind those of peers.
+func histogramsOf(r *labv1.StagesResponse) map[string]*labv1.Histogram {
+	all := map[string]*labv1.Histogram{}
+	for _, h := range r.GetHistograms() {
+		name := h.GetName()
+		if h.GetPeerId() != 0 {
+			name += fmt.Sprint("/", h.GetPeerId())
+		}
+		all[name] = h
+	}
+	return all
+}
+
+func countOf(h *labv1.Histogram) (n uint64) {
+	for _, b := range h.GetBuckets() {
+		n += b.GetCount()
+	}
+	return n
+}
+
+// A stream shows the stages of the writes that were made meanwhile.
+func TestStages(t *testing.T) {
+	for _, packing := range []string{replica.PackPacked, replica.PackEntry} {
+		t.Run("packing="+packing, func(t *testing.T) {
+			members := startCluster(t, 3, func(o *Options) {
+				o.Config.DebugAddr = "127.0.0.1:0"
+				o.Config.Storage, o.Config.DataDir, o.Config.Packing = StorageWAL, t.TempDir(), packing
+			})
+			ctx, cancel := context.WithCancel(within(t, 60*time.Second))
+			defer cancel()
+			stream, err := dialLab(t, members[0]).Stages(ctx, &labv1.StagesRequest{IntervalNanos: uint64(10 * time.Millisecond)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			receive := func() map[string]*labv1.Histogram {
+				t.Helper()
+				resp, err := stream.Recv()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if resp.GetNodeId() != 1 || resp.GetUnixNanos() == 0 {
+					t.Errorf("of node %d at %d", resp.GetNodeId(), resp.GetUnixNanos())
+				}
+				return histogramsOf(resp)
+			}
+			before := receive()
+			began := time.Now()
+			requests, err := members[0].kv.Stream(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const messages, operations = 10, 20
+			for i := range messages {
+				var ops []*kvv1.Operation
+				for j := range operations {
+					ops = append(ops, op(uint64(1+i*operations+j), opPut, "k", "v"))
+				}
+				exchangeOps(t, requests, ops...)
+			}
+			took := time.Since(began)
+			// An answer can be on its way before it is counted.
+			var after map[string]*labv1.Histogram
+			committed := members[0].state(ctx, t).GetCounters()["entries_proposed"]
+			for after = receive(); countOf(after["stage_answer_nanos"]) < committed; after = receive() {
+			}
+			for _, stage := range []string{"queue", "append", "commit", "apply", "answer"} {
+				h := after["stage_"+stage+"_nanos"]
+				n, sum := countOf(h)-countOf(before[h.GetName()]), h.GetSum()-before[h.GetName()].GetSum()
+				want := committed
+				if stage == "append" {
+					// And what is not of commands: a new term, configuration changes.
+					if n < want {
+						t.Errorf("stage %s has %d entries of %d and more", stage, n, want)
+					}
+				} else if n != want {
+					t.Errorf("stage %s has %d entries of %d", stage, n, want)
+				}
+				if sum == 0 || sum > n*uint64(took) {
+					t.Errorf("stage %s: %d entries took %v in sum, the whole %v", stage, n, time.Duration(sum), took)
+				}
+				if h.GetUnit() != "nanos" || !strings.HasPrefix(h.GetSentence(), "Leader: ") {
+					t.Errorf("%v", h)
+				}
+			}
+			if got := after["entry_commands"].GetSum(); got != messages*operations {
+				t.Errorf("%d commands in entries", got)
+			}
+			if got := after["proposal_commands"].GetSum(); got != messages*operations {
+				t.Errorf("%d commands in proposals", got)
+			}
+			if got := after["message_entries"].GetSum(); got < 2*committed {
+				t.Errorf("%d entries in messages to two peers, %d proposed", got, committed)
+			}
+			for _, name := range []string{"apply_lag_entries", "journal_fsync_duration_nanos", "frame_bytes/2", "frame_bytes/3", "round_trip_nanos/2"} {
+				if countOf(after[name]) == 0 {
+					t.Errorf("nothing in %s: %v", name, after[name])
+				}
+			}
+			if n := countOf(after["stage_receive_nanos"]); n != 0 {
+				t.Errorf("the leader received %d entries", n)
+			}
+			for _, m := range members[1:] {
+				for countOf(histogramsOf(m.Stages())["stage_receive_nanos"]) < committed {
+					if ctx.Err() != nil {
+						t.Fatalf("node %d received %v", m.cfg.ID, m.Stages())
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}
+
+			cancel()
+			for err == nil {
+				_, err = stream.Recv()
+			}
+			if status.Code(err) != codes.Canceled {
+				t.Errorf("the stream ended with %v", err)
+			}
+		})
+	}
+}
+
+// With knob stages off there are distributions, and no stages.
+func TestStagesOff(t *testing.T) {
+	m := startCluster(t, 1, func(o *Options) { o.Config.Stages = StagesOff })[0]
+	if _, err := m.kv.Put(within(t, 20*time.Second), &kvv1.PutRequest{Key: []byte("k")}); err != nil {
+		t.Fatal(err)
+	}
+	for name, h := range histogramsOf(m.Stages()) {
+		if n := countOf(h); strings.HasPrefix(name, "stage_") && n != 0 || name == "entry_commands" && n != 1 {
+			t.Errorf("%s has %d values", name, n)
+		}
+	}
+}
+
+func TestStagesInterval(t *testing.T) {
+	m := start(t, 1, func(o *Options) { o.Config.DebugAddr = "127.0.0.1:0" })
+	lab, ctx := dialLab(t, m), within(t, 20*time.Second)
+	call := func(nanos uint64) error {
+		stream, err := lab.Stages(ctx, &labv1.StagesRequest{IntervalNanos: nanos})
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		return err
+	}
+	if err := call(0); err == nil || err.Error() != "EOF" {
+		t.Errorf("once: %v", err)
+	}
+	for nanos, want := range map[uint64]string{
+		1:             "interval_nanos 1 is below the minimum 10000000 (0: once)",
+		3600e9 + 1:    "interval_nanos 3600000000001 exceeds the maximum 3600000000000",
+		1<<63 + 10000: "interval_nanos 9223372036854785808 exceeds the maximum 3600000000000",
+	} {
+		if err := call(nanos); status.Code(err) != codes.InvalidArgument || status.Convert(err).Message() != want {
+			t.Errorf("%d: %v, want %s", nanos, err, want)
+		}
+	}
+	// The end of the node ends a stream.
+	stream, err := lab.Stages(ctx, &labv1.StagesRequest{IntervalNanos: uint64(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	stopNode(t, m.Node)
+	if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("the node ended, and the stream with %v", err)
+	}
+}
