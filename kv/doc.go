@@ -30,6 +30,15 @@
 // compare-and-swap in it fails, the steps before are undone, and the results end
 // with the one that failed.
 //
+// # Sessions
+//
+// A client that did not hear the answer to a command can't know whether it was
+// applied. Within a session it sends the command again, under the same sequence,
+// and the store answers as it did the first time instead of applying it twice
+// (session.go). Answers are kept until the client says that it has them; sessions
+// end a time after their last command, by the clocks in the entries. They are
+// part of the state: of its hash, and of snapshots.
+//
 // # Reading
 //
 // Get looks at the store as it is. View takes a copy of the whole that later

@@ -62,7 +62,7 @@
 //
 // Config.ChunkAuto moves the chunk size of each peer to where goodput is best
 // (sizer.go says by what law), from what the peer's raft acknowledges. It shows
-// in PeerStats.ChunkSizeBytes.
+// in PeerStats.ChunkSizeBytes. Snapshots keep to the size it starts with.
 //
 // A peer that can't be sent what it needs is shown with PeerStats.Problem
 // "cannot follow: message N > limit L"; such messages end at Plan, and nothing
@@ -79,6 +79,23 @@
 // text tells none), opens the stream anew on the same connection, and sends
 // again what the peer does not have. A peer that comes back with another limit
 // is learned anew.
+//
+// # Codecs
+//
+// All codecs make the same bytes, so that nodes with different ones understand
+// each other, and a test holds them to it. CodecProto is what the generated code
+// does; CodecAppend writes by hand into one buffer; CodecScatter also leaves
+// large data where it lies and lets gRPC have it by reference (codec.go).
+// Receivers copy an entry's data once, out of gRPC's buffers, into memory of its
+// own size; fragments stay in those buffers until the Reassembler has a place for
+// them.
+//
+// # Faults
+//
+// The way to a peer can be made slow, uneven, lossy or cut (Faults). What is lost,
+// doubled or held back is a whole message, before it is queued; delay and rate are
+// those of frames on a line (link.go), which stay in order. Without faults a
+// message pays for one atomic load. They are tested in virtual time.
 //
 // # Snapshots
 //

@@ -166,7 +166,7 @@ func transferCommand(opts *globalOptions) *cobra.Command {
 func snapshotCommand(opts *globalOptions) *cobra.Command {
 	return &cobra.Command{
 		Use:   "snapshot",
-		Short: "Make the node at the first endpoint write a snapshot and compact its log",
+		Short: "Make the node at the first endpoint take a snapshot of its store and compact its log",
 		Args:  cobra.NoArgs,
 		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
 			r, err := s.Snapshot(ctx, "")

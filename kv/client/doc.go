@@ -19,14 +19,23 @@
 // a status without details, whatever its code. A missing key and a
 // compare-and-swap mismatch are answers, not errors.
 //
+// # Sessions
+//
+// A [Session] settles unknown outcomes: its writes are sent again until they are
+// answered, and the cluster applies each once (session.go).
+//
+//	s, err := c.OpenSession(ctx, 0)
+//	defer s.Close(ctx)
+//	w, err := s.Put(ctx, []byte("greeting"), []byte("hello"))
+//
 // # Retries
 //
 // A call is repeated, with short jittered pauses, until its context ends or
 // Config.RetryTime is over, when it was not applied and another try can help:
 // the node does not lead, is stopping, is overloaded, or can't be reached. Reads
 // are repeated whenever a node is unavailable. A write of unknown outcome is
-// never repeated. When time runs out the last refusal is returned, since it says
-// more than "deadline exceeded" would.
+// never repeated, unless it is one of a Session. When time runs out the last
+// refusal is returned, since it says more than "deadline exceeded" would.
 //
 // # Finding the leader
 //

@@ -119,8 +119,7 @@ const (
 	maxStreamWorkers = 1 << 16
 )
 
-// DefaultConfig returns the defaults, whose values docs/architecture.md and
-// `raftkv serve --help` show.
+// DefaultConfig returns the defaults, which `raftkv serve --help` shows.
 func DefaultConfig() Config {
 	return Config{
 		Addr:        "127.0.0.1:21001",
