@@ -48,6 +48,7 @@ type Core struct {
 	lease    lease
 	leased   []ReadWaiter // reads under the lease, not yet decided on
 	promised uint64       // tick before which no vote is granted
+	told     told
 	changes  changes
 
 	campaign   bool            // once the entry that Init proposed is applied
@@ -104,6 +105,12 @@ func (c *Core) Step(m *raftpb.Message) {
 				"from", m.GetFrom(), "commit", m.GetCommit(), "last", last)
 			return
 		}
+	}
+	if !c.told.confirms(m) {
+		c.count.MessagesRefused++
+		c.cfg.Logger.Warn("confirmation of what was not sent refused",
+			"from", m.GetFrom(), "type", m.GetType(), "index", m.GetIndex(), "sent", c.told.index)
+		return
 	}
 	if c.refusesVote(m) {
 		c.count.VotesRefused++
@@ -234,6 +241,7 @@ func (c *Core) ready(rd raft.Ready, eff *Effects) {
 		case raft.LocalApplyThread:
 			c.apply(m, eff)
 		default:
+			c.told.note(m)
 			switch m.GetType() { //nolint:exhaustive // the rest only leaves
 			case raftpb.MsgTimeoutNow:
 				c.lease.handed = c.term

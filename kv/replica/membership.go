@@ -197,9 +197,9 @@ func (c *Core) begin(ch *Change) *Change {
 }
 
 // Cancel gives up on a change whose caller no longer waits. One that was
-// proposed may still finish.
+// proposed may still finish. One that was refused at once is nil.
 func (c *Core) Cancel(ch *Change, cause error) {
-	if c.changes.current != ch {
+	if ch == nil || c.changes.current != ch {
 		return
 	}
 	if ch.sequence != 0 {

@@ -346,6 +346,9 @@ func (env *randomCluster) deliver(i int) {
 	if lost {
 		return
 	}
+	if !to.core.told.confirms(m) {
+		env.t.Fatalf("node %d would not believe an honest %s", to.id, raft.DescribeMessage(m, describeEntry))
+	}
 	to.core.Step(m)
 	to.advance()
 }
