@@ -2,7 +2,6 @@ package cluster_test
 
 import (
 	"context"
-
 	"fmt"
 	"os"
 	"strconv"

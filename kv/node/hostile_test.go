@@ -1,7 +1,11 @@
 package node
 
 import (
+	"context"
+	"encoding/binary"
+	"errors"
 	"hash/crc32"
+	"io"
 	"math"
 	"runtime"
 	"strings"
@@ -17,8 +21,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	clusterv1 "raftlab/proto/raftlab/cluster/v1"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 	transportv1 "raftlab/proto/raftlab/transport/v1"
+	"raftlab/transport"
 )
 
 // heap is what is in use after a collection.
@@ -186,5 +192,235 @@ func TestStreamFlood(t *testing.T) {
 	t.Logf("%d of %d streams refused", refused, flood)
 	if _, err := m.kv.Put(within(t, 10*time.Second), &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
 		t.Errorf("another client: %v", err)
+	}
+}
+
+// One who speaks for both followers of a leader, on either transport: a storm of
+// lies, messages that inflate beyond any limit, snapshots that are none and
+// snapshots that never end. The leader stays up and leads, and afterwards has the
+// memory that it had.
+func TestHostileStorm(t *testing.T) {
+	for _, kind := range []string{transport.KindStream, transport.KindUnary} {
+		t.Run(kind, func(t *testing.T) {
+			members := startCluster(t, 3, func(o *Options) { o.Config.Transport, o.Config.SnapshotTimeout = kind, time.Second })
+			leader, followers := leaderOf(t, members)
+			s := &storm{t: t, ctx: within(t, time.Minute), victim: leader, voices: followers}
+			write := func() {
+				eventually(t, "a write commits", func() bool {
+					_, err := leader.kv.Put(within(t, time.Second), &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")})
+					return err == nil
+				})
+			}
+			write()
+			s.connect()
+			before := heap()
+			s.lies()
+			s.bombs()
+			s.snapshots()
+			write()
+			if err := leader.Err(); err != nil {
+				t.Fatalf("the node is down: %v", err)
+			}
+			if now := leader.Replica().Leader(); now != leader.ID() {
+				t.Errorf("node %d leads", now)
+			}
+			var grown int64
+			eventually(t, "memory is given back", func() bool { grown = heap() - before; return grown < 16<<20 })
+			t.Logf("the heap grew by %d bytes", grown)
+		})
+	}
+}
+
+// storm is what TestHostileStorm does to a node, in the name of its peers.
+type storm struct {
+	t      *testing.T
+	ctx    context.Context //nolint:containedctx // of one test
+	victim *member
+	voices []*member
+	peer   transportv1.RaftTransportClient
+}
+
+const stormEpoch = 1 << 62 // later than any real one
+
+func (s *storm) connect() {
+	s.t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+s.victim.PeerAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close() })
+	s.peer = transportv1.NewRaftTransportClient(conn)
+	for _, v := range s.voices {
+		if _, err := s.peer.Hello(s.ctx, &transportv1.HelloRequest{
+			Protocol: 1, ClusterId: s.victim.Replica().Membership().GetClusterId(), ReceiveLimitBytes: 4 << 20, Epoch: stormEpoch,
+			From: v.ID(), FromIncarnation: v.self.GetIncarnation(), To: s.victim.ID(), ToIncarnation: s.victim.self.GetIncarnation(),
+		}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func (s *storm) frame(from *member, m *pb.Message) *transportv1.Frame {
+	m.From, m.To = new(from.ID()), new(s.victim.ID())
+	header, err := proto.Marshal(m)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return &transportv1.Frame{From: from.ID(), To: s.victim.ID(), Epoch: stormEpoch, Header: header}
+}
+
+// lies sends what only the replica can know to be wrong, as fast as it goes.
+func (s *storm) lies() {
+	s.t.Helper()
+	st, err := s.victim.cluster.Status(s.ctx, &clusterv1.StatusRequest{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	term, refused := st.GetTerm(), st.GetCounters()["messages_refused"]
+	lies := []func() *pb.Message{
+		func() *pb.Message {
+			return &pb.Message{Type: pb.MsgHeartbeatResp.Enum(), Term: &term, Context: []byte("\xff\xff\xff\xff\xff\xff\xff\x7f")}
+		},
+		func() *pb.Message {
+			return &pb.Message{Type: pb.MsgAppResp.Enum(), Term: &term, Index: new(uint64(1 << 50))}
+		},
+		func() *pb.Message {
+			return &pb.Message{Type: pb.MsgHeartbeat.Enum(), Term: &term, Commit: new(uint64(1 << 50))}
+		},
+	}
+	const rounds = 5000
+	for _, v := range s.voices {
+		stream, err := s.peer.Channel(s.ctx)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for i := range uint64(rounds) {
+			for k, lie := range lies {
+				f := s.frame(v, lie())
+				f.Sequence = i*uint64(len(lies)) + uint64(k) + 1
+				if err := stream.Send(f); err != nil {
+					s.t.Fatal(err)
+				}
+			}
+		}
+		if err := stream.CloseSend(); err != nil {
+			s.t.Fatal(err)
+		}
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		if !errors.Is(err, io.EOF) {
+			s.t.Fatal(err)
+		}
+		for _, lie := range lies {
+			if _, err := s.peer.Send(s.ctx, s.frame(v, lie())); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+	want := refused + uint64(len(s.voices)*len(lies)*(rounds+1))
+	eventually(s.t, "every lie is refused", func() bool {
+		st, err := s.victim.cluster.Status(s.ctx, &clusterv1.StatusRequest{})
+		return err == nil && st.GetCounters()["messages_refused"] >= want
+	})
+}
+
+// bombs sends messages that are small on the wire and inflate to more than any
+// limit, by either kind of call.
+func (s *storm) bombs() {
+	s.t.Helper()
+	bomb := s.frame(s.voices[0], &pb.Message{Type: pb.MsgApp.Enum(), Term: new(uint64(1))})
+	bomb.Entries = [][]byte{make([]byte, 16<<20)}
+	for _, compression := range []string{transport.CompressionGzip, transport.CompressionZstd, transport.CompressionSnappy, transport.CompressionS2} {
+		_, err := s.peer.Send(s.ctx, bomb, grpc.UseCompressor(compression), grpc.MaxCallSendMsgSize(math.MaxInt32))
+		if status.Code(err) != codes.ResourceExhausted {
+			s.t.Errorf("unary, %s: %v", compression, err)
+		}
+		stream, err := s.peer.Channel(s.ctx, grpc.UseCompressor(compression), grpc.MaxCallSendMsgSize(math.MaxInt32))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if err = stream.Send(bomb); err == nil {
+			_, err = stream.Recv()
+		}
+		if status.Code(err) != codes.ResourceExhausted {
+			s.t.Errorf("stream, %s: %v", compression, err)
+		}
+	}
+}
+
+// snapshots offers the node what is no snapshot, and ones that bring nothing.
+func (s *storm) snapshots() {
+	s.t.Helper()
+	st, err := s.victim.cluster.Status(s.ctx, &clusterv1.StatusRequest{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	offer := func(v *member, compression string) grpc.BidiStreamingClient[transportv1.SnapshotFrame, transportv1.SnapshotAck] {
+		f := s.frame(v, &pb.Message{
+			Type: pb.MsgSnap.Enum(), Term: new(st.GetTerm()),
+			Snapshot: &pb.Snapshot{Metadata: &pb.SnapshotMetadata{
+				Index: new(uint64(1 << 40)), Term: new(st.GetTerm()), ConfState: &pb.ConfState{Voters: []uint64{1, 2, 3}},
+			}},
+		})
+		stream, err := s.peer.Snapshot(s.ctx, grpc.UseCompressor(compression), grpc.MaxCallSendMsgSize(math.MaxInt32))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if err := stream.Send(&transportv1.SnapshotFrame{Offer: &transportv1.SnapshotOffer{
+			ClusterId: s.victim.Replica().Membership().GetClusterId(), From: v.ID(), To: s.victim.ID(),
+			ToIncarnation: s.victim.self.GetIncarnation(), Epoch: stormEpoch, Message: f.GetHeader(), Index: 1 << 40, Term: st.GetTerm(),
+		}}); err != nil {
+			s.t.Fatal(err)
+		}
+		return stream
+	}
+	end := func(stream grpc.BidiStreamingClient[transportv1.SnapshotFrame, transportv1.SnapshotAck]) error {
+		var err error
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		return err
+	}
+	chunk := func(data []byte) *transportv1.SnapshotFrame {
+		return &transportv1.SnapshotFrame{Data: data, Crc32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))}
+	}
+	record := func(length uint64) []byte { return binary.AppendUvarint(nil, length) }
+	for name, test := range map[string]struct {
+		frame *transportv1.SnapshotFrame
+		code  codes.Code
+	}{
+		"junk":                {chunk([]byte("\x04junk")), codes.DataLoss},
+		"an absurd record":    {chunk(record(math.MaxUint64)), codes.DataLoss},
+		"a record of 2^40":    {chunk(record(1 << 40)), codes.DataLoss},
+		"another offset":      {&transportv1.SnapshotFrame{Offset: math.MaxUint64, Data: []byte("x")}, codes.InvalidArgument},
+		"a checksum":          {&transportv1.SnapshotFrame{Data: []byte("x"), Crc32C: 1}, codes.DataLoss},
+		"a bomb":              {chunk(make([]byte, 16<<20)), codes.ResourceExhausted},
+		"nothing, as it were": {&transportv1.SnapshotFrame{}, codes.InvalidArgument},
+	} {
+		for _, v := range s.voices {
+			stream := offer(v, transport.CompressionGzip)
+			if err := stream.Send(test.frame); err != nil && !errors.Is(err, io.EOF) {
+				s.t.Fatal(err)
+			}
+			if err := end(stream); status.Code(err) != test.code {
+				s.t.Errorf("snapshot, %s: %v, want %v", name, err, test.code)
+			}
+		}
+	}
+	// Of those that bring nothing each sender has one, which ends by itself.
+	idle := map[codes.Code]int{}
+	for _, v := range s.voices {
+		first := offer(v, "identity")
+		if _, err := first.Recv(); err != nil {
+			s.t.Fatal(err)
+		}
+		for range 50 {
+			idle[status.Code(end(offer(v, "identity")))]++
+		}
+		idle[status.Code(end(first))]++
+	}
+	if n := len(s.voices); idle[codes.ResourceExhausted] < 49*n || idle[codes.DeadlineExceeded] == 0 {
+		s.t.Errorf("snapshots that bring nothing: %v", idle)
 	}
 }
