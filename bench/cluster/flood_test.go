@@ -187,10 +187,51 @@ func TestBulkDisturbsNoElection(t *testing.T) {
 					t.Errorf("node %d is in term %d, was in %d: there was an election", n.ID, st.GetTerm(), before.GetTerm())
 				}
 			}
-			t.Logf("%d MiB of %d MiB values in %v", bytes>>20, value>>20, took.Round(time.Millisecond))
+			trips, p50, p99 := heartbeats(ctx, t, leader)
+			t.Logf("%d MiB of %d MiB values in %v; heartbeats there and back: p50 %v, p99 %v of %d",
+				bytes>>20, value>>20, took.Round(time.Millisecond), p50, p99, trips)
 			sameState(ctx, t, c)
 		})
 	}
+}
+
+// heartbeats are how long those of the leader took, there and back.
+func heartbeats(ctx context.Context, t *testing.T, n *cluster.Node) (count uint64, p50, p99 time.Duration) {
+	t.Helper()
+	conn, err := grpc.NewClient(n.DebugAddr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	stream, err := labv1.NewLabClient(conn).Stages(ctx, &labv1.StagesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stages, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range stages.GetHistograms() {
+		if h.GetName() != "heartbeat_round_trip_nanos" {
+			continue
+		}
+		for _, b := range h.GetBuckets() {
+			count += b.GetCount()
+		}
+		seen := uint64(0)
+		for _, b := range h.GetBuckets() {
+			if seen += b.GetCount(); p50 == 0 && 2*seen >= count {
+				p50 = time.Duration(b.GetUpperBound())
+			}
+			if p99 == 0 && 100*seen >= 99*count {
+				p99 = time.Duration(b.GetUpperBound())
+			}
+		}
+	}
+	if count == 0 {
+		t.Error("no heartbeat of the leader was answered")
+	}
+	return count, p50, p99
 }
 
 // A follower that can't be sent an entry is shown as such, by name, and follows

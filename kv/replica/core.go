@@ -56,6 +56,7 @@ type Core struct {
 
 	count      Counters
 	histograms *Histograms
+	heartbeats heartbeats
 	sentIndex  map[uint64]uint64 // of the last entry sent in this leadership, by node
 }
 
@@ -70,6 +71,7 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 		heard:      make(map[uint64]uint64),
 		maxEntry:   unlimited,
 		histograms: newHistograms(),
+		heartbeats: heartbeats{sent: make(map[uint64]time.Time)},
 		sentIndex:  make(map[uint64]uint64),
 	}
 	c.snap = &snapshotLog{Log: log, core: c, transfers: make(map[uint64]snapshotTransfer)}
@@ -95,6 +97,9 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 // Step takes a message from a peer.
 func (c *Core) Step(m *raftpb.Message) {
 	c.heard[m.GetFrom()] = c.ticks
+	if m.GetType() == raftpb.MsgHeartbeatResp {
+		c.heartbeats.answer(m.GetFrom())
+	}
 	if m.GetType() == raftpb.MsgHeartbeat {
 		// A leader only tells a commit index that this node has acknowledged. A
 		// higher one means this node's log is not the one the leader knows;
@@ -212,6 +217,7 @@ func (c *Core) Applied(t *ApplyTask) {
 func (c *Core) Advance(now time.Time, eff *Effects) bool {
 	c.now = now
 	eff.reset()
+	c.heartbeats.measure(now, c.histograms.HeartbeatTrip)
 	c.propose(eff)
 	c.readUnderLease(eff)
 	c.reads.giveUp(eff)
@@ -263,6 +269,7 @@ func (c *Core) follow(soft raft.SoftState, eff *Effects) {
 	if soft.RaftState == raft.StateLeader && c.role != raft.StateLeader {
 		c.count.Elected++
 		clear(c.sentIndex)
+		clear(c.heartbeats.sent)
 		c.cfg.Logger.Info("leading", "term", c.term)
 	}
 	c.role = soft.RaftState

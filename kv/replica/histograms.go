@@ -21,6 +21,8 @@ type Histograms struct {
 	MessageEntries   *metric.Histogram `histogram:"message_entries" usage:"entries in a MsgApp that has any, as raft made it"`
 	ApplyLag         *metric.Histogram `histogram:"apply_lag_entries" usage:"entries committed and not known to be applied, whenever some are handed to the store"`
 
+	HeartbeatTrip *metric.Histogram `histogram:"heartbeat_round_trip_nanos" usage:"leader: from when a heartbeat was handed to the transport until its answer came, queues on both sides included"`
+
 	Queue   *metric.Histogram `histogram:"stage_queue_nanos" usage:"leader: from when an entry's first command was taken in until the entry was proposed"`
 	Append  *metric.Histogram `histogram:"stage_append_nanos" usage:"leader: from when an entry was proposed until this node's log has it, durable with storage wal"`
 	Commit  *metric.Histogram `histogram:"stage_commit_nanos" usage:"leader: from when an entry was proposed until this node knew of its commit"`
@@ -38,8 +40,37 @@ func newHistograms() *Histograms {
 // Histograms are the replica's, which go on counting.
 func (r *Replica) Histograms() *Histograms { return r.core.histograms }
 
+// heartbeats measures how long heartbeats take. One a node is under way: those
+// sent before its answer came, as rounds of reads do, are not counted.
+type heartbeats struct {
+	sent     map[uint64]time.Time
+	answered []uint64 // nodes, since the last Advance, which has the time
+}
+
+func (h *heartbeats) answer(from uint64) { h.answered = append(h.answered, from) }
+
+func (h *heartbeats) send(to uint64, now time.Time) {
+	if _, waiting := h.sent[to]; !waiting {
+		h.sent[to] = now
+	}
+}
+
+// measure records the answers that came before now.
+func (h *heartbeats) measure(now time.Time, trip *metric.Histogram) {
+	for _, from := range h.answered {
+		if sent, ok := h.sent[from]; ok {
+			trip.Record(int64(now.Sub(sent)))
+			delete(h.sent, from)
+		}
+	}
+	h.answered = h.answered[:0]
+}
+
 // measureSend measures a message to a peer.
 func (c *Core) measureSend(m *raftpb.Message) {
+	if m.GetType() == raftpb.MsgHeartbeat {
+		c.heartbeats.send(m.GetTo(), c.now)
+	}
 	n := len(m.GetEntries())
 	if m.GetType() != raftpb.MsgApp || n == 0 {
 		return
