@@ -50,7 +50,8 @@
 // # Memory
 //
 // A key with its value and revisions is one allocation of key + value + 24
-// bytes, and its place in the tree takes about 35 to 50 bytes more. Records are
-// never written again once they are visible, so items and results alias them
-// instead of copying.
+// bytes, and its place in the tree takes about 35 to 50 bytes more. A value of
+// 256 KiB or more that is most of its entry is not copied, but stays where the
+// entry has it (record.go). Records are never written again once they are
+// visible, so items and results alias them instead of copying.
 package kv

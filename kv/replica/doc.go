@@ -38,7 +38,8 @@
 // membership.go has changes of members and transfers of leadership; snapshot.go
 // how a store gets to a follower that the log no longer serves; compact.go what
 // the log keeps, and for whom; seams.go the interfaces and errors that the
-// package above deals with.
+// package above deals with; status.go and histograms.go what is counted and
+// measured.
 //
 // A comment that mentions a trap with a number means a place where raft breaks,
 // or goes silently wrong, unless its user does what the code there does.
