@@ -264,3 +264,36 @@ func TestSnapshotRefusesBadSessions(t *testing.T) {
 		})
 	}
 }
+
+// A view shows the sessions as they were: commands of a session that come later do
+// not reach into it, nor into a store that was restored from it, and the other
+// way round.
+func TestSessionsOfAViewStayAsTheyWere(t *testing.T) {
+	s := NewStore()
+	id := openSession(t, s, 0, 100)
+	applyAt(t, s, 1, inSession(put("a", "1"), id, 1, 1))
+	view := s.View()
+	records := func(v *View) []byte {
+		var b bytes.Buffer
+		if err := WriteSnapshot(&b, v); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	want := records(view)
+	twin := NewStore()
+	twin.Restore(view)
+	applyAt(t, s, 2, inSession(put("a", "2"), id, 2, 2))
+	applyAt(t, twin, 2, inSession(put("b", "3"), id, 2, 1))
+	if !bytes.Equal(records(view), want) {
+		t.Error("the view changed")
+	}
+	for name, store := range map[string]*Store{"the store": s, "its twin": twin} {
+		if r := applyAt(t, store, 3, inSession(put("c", "4"), id, 2, 1))[0]; r.Refusal != 0 || r.Index >= store.State().Index {
+			t.Errorf("%s answers what came twice with %+v", name, r)
+		}
+	}
+	if r := applyAt(t, twin, 3, inSession(put("c", "4"), id, 1, 1))[0]; r.Refusal != 0 {
+		t.Errorf("the twin forgot an answer that only the store was told is not needed: %+v", r)
+	}
+}

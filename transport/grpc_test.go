@@ -320,3 +320,28 @@ func TestSendNeverBlocks(t *testing.T) {
 		t.Errorf("an unknown peer was reported %d times", a.down[9])
 	}
 }
+
+// A broken connection is one report, however many messages and attempts to
+// connect it costs; the next break is another.
+func TestUnreachableOncePerBreak(t *testing.T) {
+	eachKind(t, func(t *testing.T, cfg Config) {
+		a, b := pair(t, cfg)
+		for breaks := 1; breaks <= 2; breaks++ {
+			b.stop(t)
+			dials := a.stat().Dials
+			a.await(t, "attempts to connect", func() bool {
+				a.transport.Send([]*pb.Message{heartbeat(1, 2), appendMessage(1, 10)})
+				return a.stat().Dials >= dials+3
+			})
+			a.await(t, "report", func() bool { return a.down[2] >= breaks })
+			if a.down[2] != breaks {
+				t.Fatalf("break %d: %d reports after %d dials", breaks, a.down[2], a.stat().Dials-dials)
+			}
+			b = startServerAt(t, b.fakeNode, cfg, b.address)
+			a.await(t, "connection", func() bool {
+				a.transport.Send([]*pb.Message{heartbeat(1, 2), appendMessage(1, 10)})
+				return a.stat().Connected
+			})
+		}
+	})
+}

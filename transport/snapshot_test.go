@@ -3,6 +3,7 @@ package transport
 import (
 	"bytes"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -160,4 +161,31 @@ func (s *server) activeSnapshots() (ids []uint64) {
 		ids = append(ids, id)
 	}
 	return ids
+}
+
+// Every MsgSnap is reported, one for a peer that is being sent another included:
+// raft waits for the report of each.
+func TestSnapshotBesideAnother(t *testing.T) {
+	eachKind(t, func(t *testing.T, cfg Config) {
+		a, b := pair(t, cfg)
+		begun, on := make(chan struct{}), make(chan struct{})
+		goOn := sync.OnceFunc(func() { close(on) })
+		defer goOn()
+		a.snapshot = []byte("good things")
+		a.onRead = func(offset int) {
+			if offset == 0 {
+				close(begun)
+				<-on
+			}
+		}
+		a.transport.Send([]*pb.Message{snap()})
+		<-begun
+		a.transport.Send([]*pb.Message{snap(), snap()})
+		a.await(t, "reports of those that were not begun", func() bool { return equal(a.reports, []bool{false, false}) })
+		goOn()
+		a.await(t, "report of the first", func() bool { return equal(a.reports, []bool{false, false, true}) })
+		if b.commits != 1 {
+			t.Errorf("%d commits", b.commits)
+		}
+	})
 }

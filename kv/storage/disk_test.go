@@ -505,3 +505,42 @@ func checkModes(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 }
+
+// Release lets go of no more than the older of two snapshots covers: the newer
+// one may turn out to be damaged, and then the node comes back by the older.
+func TestReleaseReachesBackToTheOlderSnapshot(t *testing.T) {
+	o := storage.Options{Dir: t.TempDir(), Sync: storage.SyncNever, Node: 1, SegmentSize: 1}
+	d := open(t, o)
+	for i := range uint64(10) {
+		write(t, d, message(i+1, 1, 1, 1, 0, i+1))
+	}
+	if err := errors.Join(d.Release(5), d.Close()); err != nil { // too early: there is no snapshot
+		t.Fatal(err)
+	}
+	d = open(t, o)
+	want(t, d, 1, 10, 1, 0, 10, 0)
+	snapshot(t, d, 3, 1, "state at 3")
+	snapshot(t, d, 6, 1, "state at 6")
+	if err := errors.Join(d.Release(6), d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, o)
+	want(t, d, 7, 10, 1, 0, 10, 6)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	newest := filepath.Join(o.Dir, fmt.Sprintf("snapshot-%020d", 6))
+	damaged, err := os.ReadFile(newest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged[len(damaged)/2]++
+	if err := os.WriteFile(newest, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, o)
+	want(t, d, 4, 10, 1, 0, 10, 3)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
