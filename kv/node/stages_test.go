@@ -87,22 +87,26 @@ func TestStages(t *testing.T) {
 				exchangeOps(t, requests, ops...)
 			}
 			took := time.Since(began)
-			// An answer can be on its way before it is counted.
+			// Responses that were sent before are still to be read, and an answer can be
+			// on its way before it is counted.
 			var after map[string]*labv1.Histogram
 			committed := members[0].state(ctx, t).GetCounters()["entries_proposed"]
-			for after = receive(); countOf(after["stage_answer_nanos"]) < committed; after = receive() {
+			const unsampled = 7 // of those whose clocks are read for one in eight
+			for after == nil || countOf(after["stage_commit_nanos"]) < committed || countOf(after["stage_answer_nanos"])+unsampled < committed {
+				after = receive()
 			}
 			for _, stage := range []string{"queue", "append", "commit", "apply", "answer"} {
 				h := after["stage_"+stage+"_nanos"]
 				n, sum := countOf(h)-countOf(before[h.GetName()]), h.GetSum()-before[h.GetName()].GetSum()
-				want := committed
-				if stage == "append" {
-					// And what is not of commands: a new term, configuration changes.
-					if n < want {
-						t.Errorf("stage %s has %d entries of %d and more", stage, n, want)
-					}
-				} else if n != want {
-					t.Errorf("stage %s has %d entries of %d", stage, n, want)
+				least, most := committed, committed
+				switch stage {
+				case "append": // with what is not of commands: a new term, configuration changes
+					least, most = committed-unsampled, committed+20
+				case "apply", "answer":
+					least = committed - unsampled
+				}
+				if n < least || n > most {
+					t.Errorf("stage %s has %d entries of %d to %d", stage, n, least, most)
 				}
 				if sum == 0 || sum > n*uint64(took) {
 					t.Errorf("stage %s: %d entries took %v in sum, the whole %v", stage, n, time.Duration(sum), took)
@@ -129,7 +133,7 @@ func TestStages(t *testing.T) {
 				t.Errorf("the leader received %d entries", n)
 			}
 			for _, m := range members[1:] {
-				for countOf(histogramsOf(m.Stages())["stage_receive_nanos"]) < committed {
+				for countOf(histogramsOf(m.Stages())["stage_receive_nanos"])+unsampled < committed {
 					if ctx.Err() != nil {
 						t.Fatalf("node %d received %v", m.cfg.ID, m.Stages())
 					}

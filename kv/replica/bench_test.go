@@ -20,7 +20,7 @@ func BenchmarkPut(b *testing.B) {
 				for _, ops := range []int{1, 64} {
 					name := fmt.Sprintf("batching=%s/packing=%s/clients=%d/ops-per-message=%d", batching, packing, clients, ops)
 					b.Run(name, func(b *testing.B) {
-						benchmarkPut(b, Batching{Strategy: batching}, packing, clients, ops)
+						benchmarkPut(b, Batching{Strategy: batching}, packing, clients, ops, false)
 					})
 				}
 			}
@@ -47,8 +47,22 @@ func BenchmarkBatch(b *testing.B) {
 	for _, s := range benchStrategies {
 		for _, clients := range []int{1, 16, 256} {
 			b.Run(fmt.Sprintf("batching=%s/clients=%d", s.name, clients), func(b *testing.B) {
-				benchmarkPut(b, s.batching, PackPacked, clients, 1)
+				benchmarkPut(b, s.batching, PackPacked, clients, 1, false)
 			})
+		}
+	}
+}
+
+// BenchmarkStages is BenchmarkPut without and with the measuring of stages, where
+// it costs most: many entries, of one command each.
+func BenchmarkStages(b *testing.B) {
+	for _, packing := range []string{PackEntry, PackPacked} {
+		for _, clients := range []int{1, 64} {
+			for _, stages := range []string{"off", "on"} {
+				b.Run(fmt.Sprintf("packing=%s/clients=%d/stages=%s", packing, clients, stages), func(b *testing.B) {
+					benchmarkPut(b, Batching{Strategy: BatchGreedy}, packing, clients, 1, stages == "on")
+				})
+			}
 		}
 	}
 }
@@ -96,7 +110,7 @@ func TestNextAllocatesNothing(t *testing.T) {
 	}
 }
 
-func benchmarkPut(b *testing.B, batching Batching, packing string, clients, ops int) {
+func benchmarkPut(b *testing.B, batching Batching, packing string, clients, ops int, stages bool) {
 	batching.MaxCount, batching.MaxBytes = 4096, 8<<20
 	_, all := startReplicas(b, 3, func(c *Config) {
 		batcher, err := NewBatcher(batching)
@@ -104,6 +118,7 @@ func benchmarkPut(b *testing.B, batching Batching, packing string, clients, ops 
 			b.Fatal(err)
 		}
 		c.Batcher, c.Packer = batcher, Packer{Packed: packing == PackPacked, Size: 1 << 20}
+		c.Stages = stages
 		c.Tick = 100 * time.Millisecond
 		c.LogEntries, c.LogSize = 10000, 64<<20
 	})

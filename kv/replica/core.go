@@ -351,7 +351,7 @@ func (c *Core) Restore(membership *kvv1.Membership) { c.membership = membership 
 
 // apply hands committed entries to the store, with their waiters.
 func (c *Core) apply(m *raftpb.Message, eff *Effects) {
-	t := &ApplyTask{Entries: m.GetEntries(), message: m, committed: c.now}
+	t := &ApplyTask{Entries: m.GetEntries(), message: m, committed: c.now.Sub(c.began)}
 	if n := len(t.Entries); n > 0 {
 		c.histograms.ApplyLag.Record(int64(t.Entries[n-1].GetIndex() - c.applied))
 	}
@@ -374,7 +374,7 @@ func (c *Core) apply(m *raftpb.Message, eff *Effects) {
 			if t.waiters == nil {
 				t.waiters = make([]*inFlight, len(t.Entries))
 			}
-			t.waiters[i], t.last = f, i
+			t.waiters[i] = f
 			if c.cfg.Stages {
 				c.histograms.Commit.Record(int64(c.now.Sub(c.began) - f.proposed))
 			}

@@ -24,7 +24,8 @@ type appender struct {
 	waiting    []*raftpb.Message
 	installing bool // the snapshot of waiting[0]
 
-	received time.Time   // when the first of the messages just handed to the core came in; zero for none
+	received time.Duration // batch.received of what was just handed to the core
+	sampler  sampler
 	measured []appending // in the order of the appends
 }
 

@@ -42,9 +42,8 @@ type ApplyTask struct {
 	// Entries, each with the waiters of its commands or nil.
 	Entries []*raftpb.Entry
 	waiters []*inFlight
-	last    int // of waiters that is not nil
-	// When the core knew that they are committed.
-	committed time.Time
+	// When the core knew that they are committed, from Core.began.
+	committed time.Duration
 	// Memberships of the configuration changes among Entries, by raft index.
 	Memberships map[uint64]*kvv1.Membership
 	// Restore names the snapshot to install.

@@ -24,11 +24,11 @@ type Histograms struct {
 	HeartbeatTrip *metric.Histogram `histogram:"heartbeat_round_trip_nanos" usage:"leader: from when a heartbeat was handed to the transport until its answer came, queues on both sides included"`
 
 	Queue   *metric.Histogram `histogram:"stage_queue_nanos" usage:"leader: from when an entry's first command was taken in until the entry was proposed"`
-	Append  *metric.Histogram `histogram:"stage_append_nanos" usage:"leader: from when an entry was proposed until this node's log has it, durable with storage wal"`
+	Append  *metric.Histogram `histogram:"stage_append_nanos" usage:"leader: from when an entry was proposed until this node's log has it, durable with storage wal; one in eight is measured"`
 	Commit  *metric.Histogram `histogram:"stage_commit_nanos" usage:"leader: from when an entry was proposed until this node knew of its commit"`
-	Apply   *metric.Histogram `histogram:"stage_apply_nanos" usage:"leader: from when an entry was known to be committed until the store had applied it; one of eight stands for the others of its batch"`
-	Answer  *metric.Histogram `histogram:"stage_answer_nanos" usage:"leader: from when an entry was applied until its commands' waiters were told; sampled as stage_apply_nanos is"`
-	Receive *metric.Histogram `histogram:"stage_receive_nanos" usage:"follower: from when an entry came in until this node's log has it, durable with storage wal"`
+	Apply   *metric.Histogram `histogram:"stage_apply_nanos" usage:"leader: from when an entry was known to be committed until the store had applied it; one in eight is measured"`
+	Answer  *metric.Histogram `histogram:"stage_answer_nanos" usage:"leader: from when an entry was applied until its commands' waiters were told; one in eight is measured"`
+	Receive *metric.Histogram `histogram:"stage_receive_nanos" usage:"follower: from when an entry came in until this node's log has it, durable with storage wal; one in eight is measured"`
 }
 
 func newHistograms() *Histograms {
@@ -83,10 +83,32 @@ func (c *Core) measureSend(m *raftpb.Message) {
 	c.sentIndex[to] = max(c.sentIndex[to], last)
 }
 
+// A clock is read for one entry in so many, or one batch of as many and more: it
+// stands for those before it.
+const sampleEvery = 8
+
+// sampler picks what is measured, the first at once.
+type sampler struct {
+	begun bool
+	left  uint64 // entries that no measurement stands for yet
+}
+
+// take says for how many entries the measurement of n more stands; 0 means that
+// they are not to be measured.
+func (s *sampler) take(n uint64) uint64 {
+	s.left += n
+	if s.begun && s.left < sampleEvery {
+		return 0
+	}
+	s.begun = true
+	n, s.left = s.left, 0
+	return n
+}
+
 // appending is entries on their way into this node's log.
 type appending struct {
-	since   time.Time // when they were proposed, or came in
-	entries uint64
+	since   time.Duration // when they were proposed, or came in, from Core.began
+	entries uint64        // that the measurement stands for; 0 for none
 	stage   *metric.Histogram
 }
 
@@ -96,12 +118,13 @@ func (a *appender) begin(m *raftpb.Message) {
 	if n == 0 || !a.replica.cfg.Stages {
 		return
 	}
-	now := appending{entries: uint64(n), since: a.received, stage: a.replica.core.histograms.Receive}
-	if a.replica.core.role == raft.StateLeader {
-		now.since, now.stage = a.replica.core.now, a.replica.core.histograms.Append
+	c := a.replica.core
+	now := appending{since: a.received, stage: c.histograms.Receive}
+	if c.role == raft.StateLeader {
+		now = appending{since: c.now.Sub(c.began), stage: c.histograms.Append}
 	}
-	if now.since.IsZero() { // it comes of no message: Init
-		now.entries = 0
+	if now.since > 0 { // else it comes of no message: Init
+		now.entries = a.sampler.take(uint64(n))
 	}
 	a.measured = append(a.measured, now)
 }
@@ -113,38 +136,35 @@ func (a *appender) end(m *raftpb.Message) {
 	}
 	now := a.measured[0]
 	a.measured = slices.Delete(a.measured, 0, 1)
-	now.stage.RecordN(int64(time.Since(now.since)), now.entries)
+	if now.entries > 0 {
+		now.stage.RecordN(int64(time.Since(a.replica.core.began)-now.since), now.entries)
+	}
 }
 
-// applying measures the entries of a task while they are applied, one in
-// sampleEvery and the last.
+// applying measures the entries with waiters while they are applied, by the
+// apply goroutine.
 type applying struct {
-	histograms *Histograms // nil when nothing is measured
-	committed  time.Time
-	entries    uint64 // with waiters, since the last that was measured
-	applied    time.Time
+	core    *Core // of which it reads what never changes; nil when nothing is measured
+	sampler sampler
+	entries uint64        // that the last measurement stands for
+	applied time.Duration // when, if that waits for its answer; else 0
 }
 
-const sampleEvery = 8
-
-// entryApplied tells that an entry with waiters was applied.
-func (a *applying) entryApplied(last bool) {
-	if a.histograms == nil {
+// entryApplied tells that an entry was, which was known to be committed then.
+func (a *applying) entryApplied(committed time.Duration) {
+	if a.core == nil {
 		return
 	}
-	a.entries++
-	if a.entries < sampleEvery && !last {
-		return
+	if a.entries = a.sampler.take(1); a.entries > 0 {
+		a.applied = time.Since(a.core.began)
+		a.core.histograms.Apply.RecordN(int64(a.applied-committed), a.entries)
 	}
-	a.applied = time.Now()
-	a.histograms.Apply.RecordN(int64(a.applied.Sub(a.committed)), a.entries)
 }
 
 // entryAnswered tells that its waiters know.
 func (a *applying) entryAnswered() {
-	if a.applied.IsZero() {
-		return
+	if a.applied > 0 {
+		a.core.histograms.Answer.RecordN(int64(time.Since(a.core.began)-a.applied), a.entries)
+		a.applied = 0
 	}
-	a.histograms.Answer.RecordN(int64(time.Since(a.applied)), a.entries)
-	a.applied, a.entries = time.Time{}, 0
 }

@@ -20,7 +20,7 @@ type inbox struct {
 // batch is what came in since the last one was taken.
 type batch struct {
 	messages  []*raftpb.Message
-	received  time.Time // when the first of messages came; zero without Stages
+	received  time.Duration // when the first of messages with entries came, from Core.began; 0 without Stages
 	proposals []Proposal
 	since     time.Time // when the first of proposals came
 	reads     []ReadWaiter
@@ -83,7 +83,7 @@ func (b *batch) reset() {
 	clear(b.applied)
 	clear(b.written)
 	clear(b.calls)
-	b.received = time.Time{}
+	b.received = 0
 	b.messages, b.proposals, b.reads = b.messages[:0], b.proposals[:0], b.reads[:0]
 	b.leased, b.applied = b.leased[:0], b.applied[:0]
 	b.written, b.calls = b.written[:0], b.calls[:0]

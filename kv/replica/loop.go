@@ -335,6 +335,10 @@ func (r *Replica) drain(eff *Effects) {
 // applyTasks applies to the store and completes the waiters.
 func (r *Replica) applyTasks() {
 	var results []kv.Result
+	var measure applying
+	if r.cfg.Stages {
+		measure.core = r.core
+	}
 	for {
 		tasks, ok := r.tasks.take()
 		if !ok {
@@ -346,7 +350,7 @@ func (r *Replica) applyTasks() {
 				continue
 			}
 			var err error
-			if results, err = r.applyTask(t, results); err != nil {
+			if results, err = r.applyTask(t, &measure, results); err != nil {
 				r.fail(err)
 				r.abandon(t)
 			}
@@ -367,7 +371,7 @@ func (r *Replica) abandon(t *ApplyTask) {
 	}
 }
 
-func (r *Replica) applyTask(t *ApplyTask, results []kv.Result) ([]kv.Result, error) {
+func (r *Replica) applyTask(t *ApplyTask, measure *applying, results []kv.Result) ([]kv.Result, error) {
 	switch {
 	case t.View:
 		view := r.store.View()
@@ -386,10 +390,6 @@ func (r *Replica) applyTask(t *ApplyTask, results []kv.Result) ([]kv.Result, err
 			return results, err
 		}
 	}
-	var measure applying
-	if r.cfg.Stages && t.waiters != nil {
-		measure = applying{histograms: r.core.histograms, committed: t.committed}
-	}
 	for i, e := range t.Entries {
 		if m := t.Memberships[e.GetIndex()]; m != nil {
 			r.store.SetMembership(e.GetIndex(), e.GetTerm(), m)
@@ -407,7 +407,7 @@ func (r *Replica) applyTask(t *ApplyTask, results []kv.Result) ([]kv.Result, err
 		}
 		f := t.waiters[i]
 		t.waiters[i] = nil
-		measure.entryApplied(i == t.last)
+		measure.entryApplied(t.committed)
 		r.release(int64(len(f.refs)), int64(f.bytes))
 		for j, ref := range f.refs {
 			ref.waiter.Done(ref.tag, results[j], nil)
