@@ -115,22 +115,37 @@ func (r *reader) follow(line string) {
 
 // served is a node that runs.
 type served struct {
+	line  string
 	cmd   *exec.Cmd
 	stdin io.Closer
 }
 
+// kill does what kill -9 does.
+func (n *served) kill(t *testing.T) {
+	t.Helper()
+	if err := n.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = n.cmd.Wait() // it was killed
+}
+
 // serve starts a node and waits until it says that it is ready. It ends with the
-// test, because its stdin does. One that runs at its address already is killed
-// first: so a document has a node crash and come back.
+// test, because its stdin does. One that runs by the same line is killed first: so
+// a document has a node crash and come back. One that runs at its address by
+// another line is of another cluster, all of which is killed first.
 func (r *reader) serve(line string) {
 	r.t.Helper()
 	args := append(strings.Fields(line)[1:], "--exit-with-stdin")
 	addr := args[slices.Index(args, "--addr")+1]
-	if old := r.nodes[addr]; old != nil {
-		if err := old.cmd.Process.Kill(); err != nil {
-			r.t.Fatal(err)
+	switch old := r.nodes[addr]; {
+	case old == nil:
+	case old.line == line:
+		old.kill(r.t)
+	default:
+		for _, n := range r.nodes {
+			n.kill(r.t)
 		}
-		_ = old.cmd.Wait() // it was killed
+		clear(r.nodes)
 	}
 	cmd := exec.Command(filepath.Join(r.dir, "bin", "raftkv"), args...) //nolint:noctx // ends with its stdin, gracefully
 	cmd.Dir = r.dir
@@ -145,7 +160,7 @@ func (r *reader) serve(line string) {
 	if err := cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	n := &served{cmd, stdin}
+	n := &served{line, cmd, stdin}
 	r.nodes[addr] = n
 	r.t.Cleanup(func() {
 		_ = n.stdin.Close()
