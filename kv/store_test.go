@@ -143,7 +143,7 @@ var (
 		case KindCompareAndSwap:
 			c.Value, c.Expect = fewValues.Draw(t, "value"), fewValues.Draw(t, "expect")
 			c.ExpectAbsent = rapid.Bool().Draw(t, "absent")
-		case KindDelete, KindGet, KindBatch:
+		case KindDelete, KindGet, KindBatch, KindOpenSession, KindKeepSession, KindCloseSession:
 		}
 		return c
 	})

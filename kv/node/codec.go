@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"math"
+	"slices"
 
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
@@ -66,7 +67,7 @@ func field(b []byte) (number protowire.Number, value uint64, data, rest []byte, 
 		return 0, 0, nil, nil, false
 	}
 	// So that an append to a key does not reach the value behind it.
-	return number, value, data[:len(data):len(data)], b[n:], true
+	return number, value, slices.Clip(data), b[n:], true
 }
 
 // decodePutRequest decodes into m, whose key and value then lie in src; false for

@@ -28,7 +28,8 @@ func (c *Core) compact() {
 	}
 }
 
-// HardLogFactor: beyond this many times the log's caps it is compacted whoever needs it.
+// HardLogFactor is how many times its caps the log may grow for those who need
+// it; beyond, it is compacted whoever that is.
 const HardLogFactor = 4
 
 // neededFrom is the last index that no live follower needs to be sent: those
