@@ -19,7 +19,8 @@
 //	peer port                 RaftTransport, of package transport; peers.go
 //	                          stands between it and the replica
 //	debug port (debug.go)     pprof; metrics.go for Prometheus
-//	                          Lab      usage.go: CPU and memory; faults.go: of links
+//	                          Lab      usage.go: CPU and memory; faults.go: of links;
+//	                                   stages.go: where the time goes
 //
 // A Put walks: kv.go validates it (validate.go), proposes it with a pooled call
 // (call.go) as its waiter, and sleeps until the replica has applied it or
