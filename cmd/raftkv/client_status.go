@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +62,7 @@ func (t table) row(cells ...any) {
 func printStatus(w io.Writer, st *clusterv1.StatusResponse) error {
 	t := table{tab: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
 	sections := []func(table, *clusterv1.StatusResponse){
-		statusNode, statusMembers, statusProgress, statusTransport, statusSnapshots, statusLimits, statusCounters,
+		statusNode, statusMembers, statusProgress, statusTransport, statusSnapshots, statusDistributions, statusLimits, statusCounters,
 	}
 	for _, section := range sections {
 		section(t, st)
@@ -171,7 +174,25 @@ func statusTransport(t table, st *clusterv1.StatusResponse) {
 			// No tab: a sentence must not widen the columns.
 			_, _ = fmt.Fprintf(t.tab, "node %d: %s\n", p.GetId(), p.GetProblem())
 		}
+		if why := drops(p); why != "" {
+			_, _ = fmt.Fprintf(t.tab, "node %d: %s\n", p.GetId(), why)
+		}
 	}
+}
+
+// drops tells for which reasons messages were dropped; empty for none.
+func drops(p *clusterv1.PeerTransport) string {
+	const prefix = "messages_dropped_"
+	var reasons []string
+	for _, name := range slices.Sorted(maps.Keys(p.GetCounters())) {
+		if n := p.GetCounters()[name]; n > 0 && strings.HasPrefix(name, prefix) {
+			reasons = append(reasons, fmt.Sprintf("%s %d", strings.ReplaceAll(strings.TrimPrefix(name, prefix), "_", " "), n))
+		}
+	}
+	if len(reasons) == 0 {
+		return ""
+	}
+	return "dropped: " + strings.Join(reasons, ", ")
 }
 
 func statusSnapshots(t table, st *clusterv1.StatusResponse) {
@@ -189,6 +210,67 @@ func statusSnapshots(t table, st *clusterv1.StatusResponse) {
 			p.GetSnapshotsResumed(), p.GetSnapshotBytesResumed(),
 			p.GetSnapshotsReceived(), p.GetSnapshotChunksReceived(), p.GetSnapshotBytesReceived(),
 			p.GetSnapshotsReceivedResumed(), p.GetSnapshotBytesReceivedResumed())
+	}
+}
+
+// telling are the distributions that status shows, in words, in this order. Those
+// of peers have a row each.
+var telling = []struct{ name, words string }{
+	{"entry_commands", "commands an entry"},
+	{"proposal_commands", "commands a proposal"},
+	{"message_entries", "entries a message"},
+	{"frame_bytes", "bytes a frame"},
+	{"apply_lag_entries", "entries not yet applied"},
+	{"journal_fsync_duration_nanos", "fsync"},
+	{"round_trip_nanos", "round trip"},
+	{"heartbeat_round_trip_nanos", "leader: heartbeat to its answer"},
+	{"stage_queue_nanos", "leader: waiting to be proposed"},
+	{"stage_append_nanos", "leader: proposed to appended"},
+	{"stage_commit_nanos", "leader: proposed to committed"},
+	{"stage_apply_nanos", "leader: committed to applied"},
+	{"stage_answer_nanos", "leader: applied to answered"},
+	{"stage_receive_nanos", "follower: received to appended"},
+}
+
+func statusDistributions(t table, st *clusterv1.StatusResponse) {
+	if len(st.GetDistributions()) == 0 {
+		return
+	}
+	t.row()
+	t.row("MEASURED", "COUNT", "MEAN", "P50", "P99", "MAX")
+	for _, d := range telling {
+		for _, v := range st.GetDistributions() {
+			if v.GetName() != d.name {
+				continue
+			}
+			words := d.words
+			if v.GetPeerId() != 0 {
+				words += fmt.Sprintf(" (node %d)", v.GetPeerId())
+			}
+			t.row(words, v.GetCount(), amount(d.name, v.GetMean()), amount(d.name, float64(v.GetP50())),
+				amount(d.name, float64(v.GetP99())), amount(d.name, float64(v.GetMax())))
+		}
+	}
+}
+
+// amount formats a value by its unit, with three digits that count.
+func amount(name string, value float64) string {
+	switch {
+	case strings.HasSuffix(name, "_nanos"):
+		d := time.Duration(value)
+		for _, step := range []time.Duration{time.Second, time.Millisecond, time.Microsecond} {
+			if d >= 100*step {
+				return d.Round(step).String()
+			}
+			if d >= step {
+				return d.Round(step / 100).String()
+			}
+		}
+		return d.String()
+	case value < 100 && value != math.Trunc(value):
+		return strconv.FormatFloat(value, 'f', 1, 64)
+	default:
+		return strconv.FormatFloat(value, 'f', 0, 64)
 	}
 }
 

@@ -273,11 +273,20 @@ func TestPrintStatus(t *testing.T) {
 			},
 			{
 				Id: 5, PeerAddress: "127.0.0.1:22005", ReceiveLimitBytes: 1024, Dials: 1, MessagesDropped: 4, Refusals: 1,
+				Counters: map[string]uint64{"dials": 1, "messages_dropped": 4, "messages_dropped_cannot_follow": 3, "messages_dropped_busy": 1, "messages_dropped_broken": 0},
 				Problem: "cannot follow: message 2048 > limit 1024", SnapshotsSent: 1, SnapshotChunksSent: 64, SnapshotBytesSent: 65000,
 			},
 		},
 		Limits: &clusterv1.Limits{
 			MaxMessageBytes: 4 << 20, MaxRequestBytes: 64 << 20, ChunkSizeBytes: 1 << 20, Chunking: "fragment", MaxEntryBytes: 1 << 63,
+		},
+		Distributions: []*clusterv1.Distribution{
+			{Name: "stage_commit_nanos", Count: 119000, Mean: 412345.6, P50: 393216, P99: 2097152, Max: 1610612736},
+			{Name: "stage_answer_nanos", Count: 119000, Mean: 950.5, P50: 896, P99: 4096, Max: 131072},
+			{Name: "entry_commands", Count: 119000, Mean: 3.25, P50: 2, P99: 64, Max: 4096},
+			{Name: "frame_bytes", PeerId: 2, Count: 60000, Mean: 2057.61, P50: 1024, P99: 1048576, Max: 1048576},
+			{Name: "apply_lag_entries", Count: 7, Mean: 1, P50: 1, P99: 1, Max: 1},
+			{Name: "new_here_items", Count: 7, Mean: 1, P50: 1, P99: 1, Max: 1},
 		},
 		Config:   map[string]string{"chunk-size": "auto"},
 		Counters: map[string]uint64{"raft_elections": 2, "proposals": 119000},

@@ -132,6 +132,16 @@ func TestStages(t *testing.T) {
 			if n := countOf(after["stage_receive_nanos"]); n != 0 {
 				t.Errorf("the leader received %d entries", n)
 			}
+			told := map[string]uint64{}
+			for _, d := range members[0].state(ctx, t).GetDistributions() {
+				told[d.GetName()] = d.GetCount()
+				if d.GetCount() == 0 || d.GetP50() > d.GetP99() || d.GetP99() > d.GetMax() || d.GetMean() > float64(d.GetMax()) || d.GetSentence() == "" {
+					t.Errorf("status tells %v", d)
+				}
+			}
+			if told["stage_commit_nanos"] != committed || told["entry_commands"] != committed || told["stage_receive_nanos"] != 0 {
+				t.Errorf("status tells %v, %d entries were committed", told, committed)
+			}
 			for _, m := range members[1:] {
 				for countOf(histogramsOf(m.Stages())["stage_receive_nanos"])+unsampled < committed {
 					if ctx.Err() != nil {

@@ -54,6 +54,14 @@ func (n *Node) status(ctx context.Context) (*clusterv1.StatusResponse, error) {
 	if n.disk != nil {
 		counters(resp.GetCounters(), n.disk.Stats())
 	}
+	n.eachMetric(rs, func(peer uint64, m metric.Metric) {
+		if m.Kind != metric.HistogramKind {
+			return
+		}
+		if s := m.Histogram.Snapshot(); len(s.Buckets) > 0 {
+			resp.Distributions = append(resp.Distributions, distributionOf(peer, m, s))
+		}
+	})
 	for _, p := range rs.Progress {
 		if p.ID != n.self.GetId() {
 			resp.Progress = append(resp.Progress, progressOf(p))
@@ -105,6 +113,13 @@ func transportOf(p transport.PeerStats) *clusterv1.PeerTransport {
 	}
 	counters(t.GetCounters(), p)
 	return t
+}
+
+func distributionOf(peer uint64, m metric.Metric, s metric.Snapshot) *clusterv1.Distribution {
+	return &clusterv1.Distribution{
+		Name: m.Name, Sentence: sentence(m.Usage), PeerId: peer, Count: s.Count(),
+		Mean: s.Mean(), P50: s.Quantile(0.5), P99: s.Quantile(0.99), Max: s.Quantile(1),
+	}
 }
 
 // counters adds the counters and gauges of a struct by name.

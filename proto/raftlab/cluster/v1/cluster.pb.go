@@ -819,7 +819,10 @@ type StatusResponse struct {
 	Counters map[string]uint64 `protobuf:"bytes,20,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	Version  string            `protobuf:"bytes,21,opt,name=version,proto3" json:"version,omitempty"`
 	// The effective configuration, by knob name.
-	Config        map[string]string `protobuf:"bytes,22,rep,name=config,proto3" json:"config,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Config map[string]string `protobuf:"bytes,22,rep,name=config,proto3" json:"config,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the node's histograms say, of those that have values. Stages of the Lab
+	// service gives their buckets.
+	Distributions []*Distribution `protobuf:"bytes,23,rep,name=distributions,proto3" json:"distributions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1008,6 +1011,118 @@ func (x *StatusResponse) GetConfig() map[string]string {
 	return nil
 }
 
+func (x *StatusResponse) GetDistributions() []*Distribution {
+	if x != nil {
+		return x.Distributions
+	}
+	return nil
+}
+
+// Distribution sums up the values that a node has measured since it started.
+type Distribution struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its last word is the unit: nanos, bytes or what is counted.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What a value is.
+	Sentence string `protobuf:"bytes,2,opt,name=sentence,proto3" json:"sentence,omitempty"`
+	// 0 when it belongs to no peer.
+	PeerId uint64  `protobuf:"varint,3,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	Count  uint64  `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	Mean   float64 `protobuf:"fixed64,5,opt,name=mean,proto3" json:"mean,omitempty"`
+	// Upwards by a 15th at most.
+	P50           uint64 `protobuf:"varint,6,opt,name=p50,proto3" json:"p50,omitempty"`
+	P99           uint64 `protobuf:"varint,7,opt,name=p99,proto3" json:"p99,omitempty"`
+	Max           uint64 `protobuf:"varint,8,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Distribution) Reset() {
+	*x = Distribution{}
+	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Distribution) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Distribution) ProtoMessage() {}
+
+func (x *Distribution) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Distribution.ProtoReflect.Descriptor instead.
+func (*Distribution) Descriptor() ([]byte, []int) {
+	return file_raftlab_cluster_v1_cluster_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Distribution) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Distribution) GetSentence() string {
+	if x != nil {
+		return x.Sentence
+	}
+	return ""
+}
+
+func (x *Distribution) GetPeerId() uint64 {
+	if x != nil {
+		return x.PeerId
+	}
+	return 0
+}
+
+func (x *Distribution) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Distribution) GetMean() float64 {
+	if x != nil {
+		return x.Mean
+	}
+	return 0
+}
+
+func (x *Distribution) GetP50() uint64 {
+	if x != nil {
+		return x.P50
+	}
+	return 0
+}
+
+func (x *Distribution) GetP99() uint64 {
+	if x != nil {
+		return x.P99
+	}
+	return 0
+}
+
+func (x *Distribution) GetMax() uint64 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
 type PeerProgress struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Id         uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1025,7 +1140,7 @@ type PeerProgress struct {
 
 func (x *PeerProgress) Reset() {
 	*x = PeerProgress{}
-	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[16]
+	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1152,7 @@ func (x *PeerProgress) String() string {
 func (*PeerProgress) ProtoMessage() {}
 
 func (x *PeerProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[16]
+	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1165,7 @@ func (x *PeerProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerProgress.ProtoReflect.Descriptor instead.
 func (*PeerProgress) Descriptor() ([]byte, []int) {
-	return file_raftlab_cluster_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_raftlab_cluster_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PeerProgress) GetId() uint64 {
@@ -1159,7 +1274,7 @@ type PeerTransport struct {
 
 func (x *PeerTransport) Reset() {
 	*x = PeerTransport{}
-	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[17]
+	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1286,7 @@ func (x *PeerTransport) String() string {
 func (*PeerTransport) ProtoMessage() {}
 
 func (x *PeerTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[17]
+	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1299,7 @@ func (x *PeerTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerTransport.ProtoReflect.Descriptor instead.
 func (*PeerTransport) Descriptor() ([]byte, []int) {
-	return file_raftlab_cluster_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_raftlab_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PeerTransport) GetId() uint64 {
@@ -1421,7 +1536,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1548,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_raftlab_cluster_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1561,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_raftlab_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_raftlab_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Limits) GetMaxMessageBytes() uint64 {
@@ -1538,7 +1653,7 @@ const file_raftlab_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
 	"\x04keys\x18\x03 \x01(\x04R\x04keys\"7\n" +
 	"\rStatusRequest\x12&\n" +
-	"\x0fwith_state_hash\x18\x01 \x01(\bR\rwithStateHash\"\x88\b\n" +
+	"\x0fwith_state_hash\x18\x01 \x01(\bR\rwithStateHash\"\xd0\b\n" +
 	"\x0eStatusResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x06R\vincarnation\x12\x1d\n" +
@@ -1566,13 +1681,23 @@ const file_raftlab_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x06limits\x18\x13 \x01(\v2\x1a.raftlab.cluster.v1.LimitsR\x06limits\x12L\n" +
 	"\bcounters\x18\x14 \x03(\v20.raftlab.cluster.v1.StatusResponse.CountersEntryR\bcounters\x12\x18\n" +
 	"\aversion\x18\x15 \x01(\tR\aversion\x12F\n" +
-	"\x06config\x18\x16 \x03(\v2..raftlab.cluster.v1.StatusResponse.ConfigEntryR\x06config\x1a;\n" +
+	"\x06config\x18\x16 \x03(\v2..raftlab.cluster.v1.StatusResponse.ConfigEntryR\x06config\x12F\n" +
+	"\rdistributions\x18\x17 \x03(\v2 .raftlab.cluster.v1.DistributionR\rdistributions\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a9\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb7\x01\n" +
+	"\fDistribution\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bsentence\x18\x02 \x01(\tR\bsentence\x12\x17\n" +
+	"\apeer_id\x18\x03 \x01(\x04R\x06peerId\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count\x12\x12\n" +
+	"\x04mean\x18\x05 \x01(\x01R\x04mean\x12\x10\n" +
+	"\x03p50\x18\x06 \x01(\x04R\x03p50\x12\x10\n" +
+	"\x03p99\x18\a \x01(\x04R\x03p99\x12\x10\n" +
+	"\x03max\x18\b \x01(\x04R\x03max\"\x81\x02\n" +
 	"\fPeerProgress\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\alearner\x18\x02 \x01(\bR\alearner\x12\x1f\n" +
@@ -1666,7 +1791,7 @@ func file_raftlab_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_raftlab_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_raftlab_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_raftlab_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_raftlab_cluster_v1_cluster_proto_goTypes = []any{
 	(Role)(0),                          // 0: raftlab.cluster.v1.Role
 	(*InitRequest)(nil),                // 1: raftlab.cluster.v1.InitRequest
@@ -1685,51 +1810,53 @@ var file_raftlab_cluster_v1_cluster_proto_goTypes = []any{
 	(*SnapshotResponse)(nil),           // 14: raftlab.cluster.v1.SnapshotResponse
 	(*StatusRequest)(nil),              // 15: raftlab.cluster.v1.StatusRequest
 	(*StatusResponse)(nil),             // 16: raftlab.cluster.v1.StatusResponse
-	(*PeerProgress)(nil),               // 17: raftlab.cluster.v1.PeerProgress
-	(*PeerTransport)(nil),              // 18: raftlab.cluster.v1.PeerTransport
-	(*Limits)(nil),                     // 19: raftlab.cluster.v1.Limits
-	nil,                                // 20: raftlab.cluster.v1.StatusResponse.CountersEntry
-	nil,                                // 21: raftlab.cluster.v1.StatusResponse.ConfigEntry
-	nil,                                // 22: raftlab.cluster.v1.PeerTransport.CountersEntry
-	nil,                                // 23: raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
-	(*v1.Member)(nil),                  // 24: raftlab.kv.v1.Member
-	(*v1.Membership)(nil),              // 25: raftlab.kv.v1.Membership
+	(*Distribution)(nil),               // 17: raftlab.cluster.v1.Distribution
+	(*PeerProgress)(nil),               // 18: raftlab.cluster.v1.PeerProgress
+	(*PeerTransport)(nil),              // 19: raftlab.cluster.v1.PeerTransport
+	(*Limits)(nil),                     // 20: raftlab.cluster.v1.Limits
+	nil,                                // 21: raftlab.cluster.v1.StatusResponse.CountersEntry
+	nil,                                // 22: raftlab.cluster.v1.StatusResponse.ConfigEntry
+	nil,                                // 23: raftlab.cluster.v1.PeerTransport.CountersEntry
+	nil,                                // 24: raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
+	(*v1.Member)(nil),                  // 25: raftlab.kv.v1.Member
+	(*v1.Membership)(nil),              // 26: raftlab.kv.v1.Membership
 }
 var file_raftlab_cluster_v1_cluster_proto_depIdxs = []int32{
-	24, // 0: raftlab.cluster.v1.DescribeResponse.node:type_name -> raftlab.kv.v1.Member
-	25, // 1: raftlab.cluster.v1.AddLearnerResponse.membership:type_name -> raftlab.kv.v1.Membership
-	25, // 2: raftlab.cluster.v1.ChangeMembershipResponse.membership:type_name -> raftlab.kv.v1.Membership
-	25, // 3: raftlab.cluster.v1.RemoveNodeResponse.membership:type_name -> raftlab.kv.v1.Membership
+	25, // 0: raftlab.cluster.v1.DescribeResponse.node:type_name -> raftlab.kv.v1.Member
+	26, // 1: raftlab.cluster.v1.AddLearnerResponse.membership:type_name -> raftlab.kv.v1.Membership
+	26, // 2: raftlab.cluster.v1.ChangeMembershipResponse.membership:type_name -> raftlab.kv.v1.Membership
+	26, // 3: raftlab.cluster.v1.RemoveNodeResponse.membership:type_name -> raftlab.kv.v1.Membership
 	0,  // 4: raftlab.cluster.v1.StatusResponse.role:type_name -> raftlab.cluster.v1.Role
-	25, // 5: raftlab.cluster.v1.StatusResponse.membership:type_name -> raftlab.kv.v1.Membership
-	17, // 6: raftlab.cluster.v1.StatusResponse.progress:type_name -> raftlab.cluster.v1.PeerProgress
-	18, // 7: raftlab.cluster.v1.StatusResponse.transport:type_name -> raftlab.cluster.v1.PeerTransport
-	19, // 8: raftlab.cluster.v1.StatusResponse.limits:type_name -> raftlab.cluster.v1.Limits
-	20, // 9: raftlab.cluster.v1.StatusResponse.counters:type_name -> raftlab.cluster.v1.StatusResponse.CountersEntry
-	21, // 10: raftlab.cluster.v1.StatusResponse.config:type_name -> raftlab.cluster.v1.StatusResponse.ConfigEntry
-	22, // 11: raftlab.cluster.v1.PeerTransport.counters:type_name -> raftlab.cluster.v1.PeerTransport.CountersEntry
-	23, // 12: raftlab.cluster.v1.Limits.memory_caps_bytes:type_name -> raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
-	1,  // 13: raftlab.cluster.v1.Cluster.Init:input_type -> raftlab.cluster.v1.InitRequest
-	3,  // 14: raftlab.cluster.v1.Cluster.Describe:input_type -> raftlab.cluster.v1.DescribeRequest
-	5,  // 15: raftlab.cluster.v1.Cluster.AddLearner:input_type -> raftlab.cluster.v1.AddLearnerRequest
-	7,  // 16: raftlab.cluster.v1.Cluster.ChangeMembership:input_type -> raftlab.cluster.v1.ChangeMembershipRequest
-	9,  // 17: raftlab.cluster.v1.Cluster.RemoveNode:input_type -> raftlab.cluster.v1.RemoveNodeRequest
-	11, // 18: raftlab.cluster.v1.Cluster.TransferLeadership:input_type -> raftlab.cluster.v1.TransferLeadershipRequest
-	13, // 19: raftlab.cluster.v1.Cluster.Snapshot:input_type -> raftlab.cluster.v1.SnapshotRequest
-	15, // 20: raftlab.cluster.v1.Cluster.Status:input_type -> raftlab.cluster.v1.StatusRequest
-	2,  // 21: raftlab.cluster.v1.Cluster.Init:output_type -> raftlab.cluster.v1.InitResponse
-	4,  // 22: raftlab.cluster.v1.Cluster.Describe:output_type -> raftlab.cluster.v1.DescribeResponse
-	6,  // 23: raftlab.cluster.v1.Cluster.AddLearner:output_type -> raftlab.cluster.v1.AddLearnerResponse
-	8,  // 24: raftlab.cluster.v1.Cluster.ChangeMembership:output_type -> raftlab.cluster.v1.ChangeMembershipResponse
-	10, // 25: raftlab.cluster.v1.Cluster.RemoveNode:output_type -> raftlab.cluster.v1.RemoveNodeResponse
-	12, // 26: raftlab.cluster.v1.Cluster.TransferLeadership:output_type -> raftlab.cluster.v1.TransferLeadershipResponse
-	14, // 27: raftlab.cluster.v1.Cluster.Snapshot:output_type -> raftlab.cluster.v1.SnapshotResponse
-	16, // 28: raftlab.cluster.v1.Cluster.Status:output_type -> raftlab.cluster.v1.StatusResponse
-	21, // [21:29] is the sub-list for method output_type
-	13, // [13:21] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	26, // 5: raftlab.cluster.v1.StatusResponse.membership:type_name -> raftlab.kv.v1.Membership
+	18, // 6: raftlab.cluster.v1.StatusResponse.progress:type_name -> raftlab.cluster.v1.PeerProgress
+	19, // 7: raftlab.cluster.v1.StatusResponse.transport:type_name -> raftlab.cluster.v1.PeerTransport
+	20, // 8: raftlab.cluster.v1.StatusResponse.limits:type_name -> raftlab.cluster.v1.Limits
+	21, // 9: raftlab.cluster.v1.StatusResponse.counters:type_name -> raftlab.cluster.v1.StatusResponse.CountersEntry
+	22, // 10: raftlab.cluster.v1.StatusResponse.config:type_name -> raftlab.cluster.v1.StatusResponse.ConfigEntry
+	17, // 11: raftlab.cluster.v1.StatusResponse.distributions:type_name -> raftlab.cluster.v1.Distribution
+	23, // 12: raftlab.cluster.v1.PeerTransport.counters:type_name -> raftlab.cluster.v1.PeerTransport.CountersEntry
+	24, // 13: raftlab.cluster.v1.Limits.memory_caps_bytes:type_name -> raftlab.cluster.v1.Limits.MemoryCapsBytesEntry
+	1,  // 14: raftlab.cluster.v1.Cluster.Init:input_type -> raftlab.cluster.v1.InitRequest
+	3,  // 15: raftlab.cluster.v1.Cluster.Describe:input_type -> raftlab.cluster.v1.DescribeRequest
+	5,  // 16: raftlab.cluster.v1.Cluster.AddLearner:input_type -> raftlab.cluster.v1.AddLearnerRequest
+	7,  // 17: raftlab.cluster.v1.Cluster.ChangeMembership:input_type -> raftlab.cluster.v1.ChangeMembershipRequest
+	9,  // 18: raftlab.cluster.v1.Cluster.RemoveNode:input_type -> raftlab.cluster.v1.RemoveNodeRequest
+	11, // 19: raftlab.cluster.v1.Cluster.TransferLeadership:input_type -> raftlab.cluster.v1.TransferLeadershipRequest
+	13, // 20: raftlab.cluster.v1.Cluster.Snapshot:input_type -> raftlab.cluster.v1.SnapshotRequest
+	15, // 21: raftlab.cluster.v1.Cluster.Status:input_type -> raftlab.cluster.v1.StatusRequest
+	2,  // 22: raftlab.cluster.v1.Cluster.Init:output_type -> raftlab.cluster.v1.InitResponse
+	4,  // 23: raftlab.cluster.v1.Cluster.Describe:output_type -> raftlab.cluster.v1.DescribeResponse
+	6,  // 24: raftlab.cluster.v1.Cluster.AddLearner:output_type -> raftlab.cluster.v1.AddLearnerResponse
+	8,  // 25: raftlab.cluster.v1.Cluster.ChangeMembership:output_type -> raftlab.cluster.v1.ChangeMembershipResponse
+	10, // 26: raftlab.cluster.v1.Cluster.RemoveNode:output_type -> raftlab.cluster.v1.RemoveNodeResponse
+	12, // 27: raftlab.cluster.v1.Cluster.TransferLeadership:output_type -> raftlab.cluster.v1.TransferLeadershipResponse
+	14, // 28: raftlab.cluster.v1.Cluster.Snapshot:output_type -> raftlab.cluster.v1.SnapshotResponse
+	16, // 29: raftlab.cluster.v1.Cluster.Status:output_type -> raftlab.cluster.v1.StatusResponse
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_raftlab_cluster_v1_cluster_proto_init() }
@@ -1743,7 +1870,7 @@ func file_raftlab_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlab_cluster_v1_cluster_proto_rawDesc), len(file_raftlab_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
