@@ -215,6 +215,32 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 	}
 }
 
+// TestDocumentLinks follows the links between the repository's documents.
+func TestDocumentLinks(t *testing.T) {
+	paths := []string{"README.md", "CHANGELOG.md"}
+	for _, pattern := range []string{"../../docs/*.md", "../../docs/decisions/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range found {
+			paths = append(paths, strings.TrimPrefix(filepath.ToSlash(path), "../../"))
+		}
+	}
+	links := 0
+	for _, path := range paths {
+		for _, m := range regexp.MustCompile(`\]\(([^):#]+)\)`).FindAllStringSubmatch(readDocument(t, path), -1) {
+			links++
+			if _, err := os.Stat(filepath.Join("..", "..", filepath.Dir(path), m[1])); err != nil {
+				t.Errorf("%s: link to %s: %v", path, m[1], err)
+			}
+		}
+	}
+	if links < 20 {
+		t.Errorf("%d links found, at least 20 expected", links)
+	}
+}
+
 // freePorts returns ports of which the ones 1000 above are free as well.
 func freePorts(t *testing.T, n int) []int {
 	t.Helper()
