@@ -60,6 +60,7 @@ func segmentName(number uint64) string { return fmt.Sprintf("%s%010d", segmentPr
 type segment struct {
 	number uint64
 	size   int64
+	known  int64  // of a segment that was read: durable bytes, by its records
 	max    uint64 // highest index of its entries that may still be in the log
 }
 

@@ -507,11 +507,40 @@ func failAt(seed uint64, at int, fault error) (done bool, err error) {
 	if err := s.check(s.fs.Crash(0, nil)); err != nil {
 		return false, fmt.Errorf("power cut after %v failed: %w", failed, err)
 	}
+	if err := s.checkRestart(); err != nil {
+		return false, fmt.Errorf("power cut after %v failed and the folder was opened again: %w", failed, err)
+	}
 	crashes := rand.New(rand.NewPCG(seed, uint64(at)))
 	if err := s.check(s.fs.Crash(50, crashes)); err != nil {
 		return false, fmt.Errorf("power cut after %v failed, with half of the rest: %w", failed, err)
 	}
 	return false, nil
+}
+
+// checkRestart: what is found after a fault is durable then, whatever the kernel
+// takes for clean.
+func (s *script) checkRestart() error {
+	fsys := s.fs
+	fsys.Kill()
+	o := s.o
+	o.FS = fsys
+	disk, err := storage.Open(o)
+	if err != nil {
+		return err
+	}
+	found, err := recovered(disk)
+	if err != nil {
+		return err
+	}
+	o.FS = fsys.Crash(0, nil)
+	if disk, err = storage.Open(o); err != nil {
+		return err
+	}
+	again, err := recovered(disk)
+	if err == nil && !found.equal(&again) {
+		err = fmt.Errorf("it was %v, it is %v", &found, &again)
+	}
+	return errors.Join(err, disk.Close())
 }
 
 // checkFatal: after a failure of the journal or of an fsync nothing succeeds.

@@ -164,7 +164,9 @@ func fileSize(fsys FS, path string) (int64, error) {
 
 // repair makes what was read the folder's durable state: leftovers go, a torn
 // tail is cut off, and everything is synced, because what a process that died
-// had written may have been read from the kernel's memory only.
+// had written may have been read from the kernel's memory only. If it died of a
+// failed fsync, the kernel takes that for clean and a sync would skip it, so what
+// no record calls durable is written again before.
 func (d *Disk) repair(r *replay, c contents, restart *raftpb.Message) error {
 	fsys, dir, j := d.o.FS, d.o.Dir, d.journal
 	for _, name := range c.temps {
@@ -217,6 +219,15 @@ func (d *Disk) openSegment(r *replay, i int) error {
 		d.o.Logger.Warn(fmt.Sprintf("truncated %d bytes at offset %d", r.size-s.size, s.size), //nolint:sloglint // the figures are the message
 			"file", path, "reason", r.reason)
 	}
+	if j.policy != SyncNever {
+		if err := rewrite(f, s.known, s.size); err != nil {
+			err = fmt.Errorf("write to %s: %w", path, err)
+			if last {
+				return err // the journal closes it
+			}
+			return errors.Join(err, f.Close())
+		}
+	}
 	if last {
 		return j.sync()
 	}
@@ -226,6 +237,21 @@ func (d *Disk) openSegment(r *replay, i int) error {
 		}
 	}
 	return f.Close()
+}
+
+// rewrite writes a part of a file with what it holds.
+func rewrite(f File, from, to int64) error {
+	buf := make([]byte, min(to-from, spill))
+	for ; from < to; from += int64(len(buf)) {
+		buf = buf[:min(to-from, int64(len(buf)))]
+		if _, err := f.ReadAt(buf, from); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(buf, from); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // place finds the newest good snapshot that the log can go on from, and lets the
@@ -473,7 +499,7 @@ func (r *replay) segment(f, next *segmentFile, first bool) error {
 	r.journal.seed = f.seed
 	r.size = f.size
 	s := scan(f, f.seed, end, func(m *raftpb.Message, at int64) error { return r.apply(m, at, first) })
-	r.journal.current().size = s.offset
+	r.journal.current().size, r.journal.current().known = s.offset, s.synced
 	switch {
 	case s.err != nil:
 		return fmt.Errorf("%s: %w", f.path, s.err)
@@ -557,6 +583,7 @@ func reader(file io.ReaderAt, from, to int64) *bufio.Reader {
 // scanned is how far a segment could be read.
 type scanned struct {
 	offset  int64  // where the good part ends
+	synced  int64  // how far it was durable, by its last record
 	ended   bool   // with an end record, which offset is before
 	reason  string // why it ends before the end asked for; "" if it does not
 	refused bool   // the record at offset is whole but makes no sense
@@ -608,6 +635,7 @@ func scan(file io.ReaderAt, seed uint32, end int64, f func(*raftpb.Message, int6
 			return s
 		}
 		s.offset += recordHead + size
+		s.synced = int64(h.synced)
 	}
 	return s
 }
