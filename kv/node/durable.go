@@ -14,13 +14,13 @@ import (
 
 // recover opens the data folder, if this node has one, puts the last snapshot
 // into the store, and returns the log that follows it.
-func (n *Node) recover() (*storage.Memory, error) {
+func (n *Node) recover(fs storage.FS) (*storage.Memory, error) {
 	if n.cfg.Storage != StorageWAL {
 		return storage.NewMemory(), nil
 	}
 	var err error
 	n.disk, err = storage.Open(storage.Options{
-		Dir: n.cfg.DataDir, Sync: n.cfg.Sync, Node: n.cfg.ID, Logger: n.log,
+		Dir: n.cfg.DataDir, FS: fs, Sync: n.cfg.Sync, Node: n.cfg.ID, Logger: n.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("data-dir: %w", err)

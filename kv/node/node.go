@@ -44,6 +44,8 @@ type Options struct {
 	// PeerServerOptions are added to the peer port's server, for those who want
 	// to see each message, such as by a stats handler.
 	PeerServerOptions []grpc.ServerOption
+	// FS holds the data folder; nil is the operating system's.
+	FS storage.FS
 	// Version that Status reports.
 	Version string
 }
@@ -157,7 +159,7 @@ func (n *Node) closeListeners() {
 // assemble makes the parts, from the store outwards.
 func (n *Node) assemble(o Options) error {
 	n.store = kv.NewStore()
-	memory, err := n.recover()
+	memory, err := n.recover(o.FS)
 	if err != nil {
 		return err
 	}
