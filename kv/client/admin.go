@@ -14,9 +14,9 @@ import (
 var (
 	methodInit             = method{clusterv1.Cluster_Init_FullMethodName, "Init", write}
 	methodDescribe         = method{clusterv1.Cluster_Describe_FullMethodName, "Describe", read}
-	methodAddLearner       = method{clusterv1.Cluster_AddLearner_FullMethodName, "AddLearner", write}
-	methodChangeMembership = method{clusterv1.Cluster_ChangeMembership_FullMethodName, "ChangeMembership", write}
-	methodRemoveNode       = method{clusterv1.Cluster_RemoveNode_FullMethodName, "RemoveNode", write}
+	methodAddLearner       = method{clusterv1.Cluster_AddLearner_FullMethodName, "AddLearner", settled}
+	methodChangeMembership = method{clusterv1.Cluster_ChangeMembership_FullMethodName, "ChangeMembership", settled}
+	methodRemoveNode       = method{clusterv1.Cluster_RemoveNode_FullMethodName, "RemoveNode", settled}
 	methodTransfer         = method{clusterv1.Cluster_TransferLeadership_FullMethodName, "TransferLeadership", write}
 	methodSnapshot         = method{clusterv1.Cluster_Snapshot_FullMethodName, "Snapshot", write}
 	methodStatus           = method{clusterv1.Cluster_Status_FullMethodName, "Status", read}
@@ -32,7 +32,9 @@ func (c *Client) Init(ctx context.Context, address string) (*clusterv1.InitRespo
 	return resp, nil
 }
 
-// AddLearner adds the node id, whose client address is given, without a vote.
+// AddLearner adds the node id, whose client address is given, without a vote. As
+// ChangeMembership and RemoveNode it is sent again when its outcome is unknown
+// because a leader was lost: asking for what is already so succeeds.
 func (c *Client) AddLearner(ctx context.Context, id uint64, address string) (*kvv1.Membership, error) {
 	resp := &clusterv1.AddLearnerResponse{}
 	if err := c.call(ctx, methodAddLearner, &clusterv1.AddLearnerRequest{Id: id, Address: address}, resp); err != nil {

@@ -75,6 +75,44 @@ func TestAdministrationRetries(t *testing.T) {
 	}
 }
 
+// A membership change whose leader is lost is asked for again, and again while
+// the first may be what is under way. What stays in doubt is said to be.
+func TestMembershipChangesAreRepeated(t *testing.T) {
+	for _, test := range []struct {
+		rpc  string
+		call func(context.Context, *client.Client) error
+	}{
+		{clienttest.AddLearner, func(ctx context.Context, c *client.Client) error {
+			_, err := c.AddLearner(ctx, 4, "127.0.0.1:9")
+			return err
+		}},
+		{clienttest.ChangeMembership, func(ctx context.Context, c *client.Client) error {
+			_, err := c.ChangeMembership(ctx, []uint64{1, 2}, true)
+			return err
+		}},
+		{clienttest.RemoveNode, func(ctx context.Context, c *client.Client) error {
+			_, err := c.RemoveNode(ctx, 2)
+			return err
+		}},
+	} {
+		t.Run(test.rpc, func(t *testing.T) {
+			cluster := clienttest.Start(t, 2)
+			c, node := open(t, cluster), cluster.Node(1)
+			lost := clienttest.Step{Err: clienttest.Unknown(codes.Unavailable, "leadership was lost")}
+			busy := clienttest.Step{Err: clienttest.Refusal(codes.FailedPrecondition, "another change is under way")}
+			cluster.Node(2).Script(test.rpc, busy)
+			node.Script(test.rpc, lost, busy, busy)
+			if err := test.call(within(t, 10*time.Second), c); err != nil {
+				t.Errorf("not asked again: %v", err)
+			}
+			node.Script(test.rpc, clienttest.Step{Err: clienttest.Unknown(codes.DeadlineExceeded, "time is up")})
+			if err := test.call(within(t, 10*time.Second), c); status.Code(err) != codes.DeadlineExceeded || client.Applied(err) != unknown {
+				t.Errorf("the deadline ended it: %v", err)
+			}
+		})
+	}
+}
+
 func TestErrorText(t *testing.T) {
 	cluster := clienttest.Start(t, 2)
 	cluster.SetLeader(2)

@@ -20,6 +20,9 @@ const (
 	read
 	// once is a write in a session: sent again, it is not applied again.
 	once
+	// settled asks for a state of the cluster: sent again, it finds what is so
+	// already, or waits for what is under way.
+	settled
 )
 
 // attempt holds what one unary RPC needs beside its messages; reused.
@@ -99,7 +102,7 @@ func (c *Client) retry(ctx context.Context, m method, to destination, req, resp 
 			n.answered()
 			return n, nil
 		}
-		again := e.retryable() || m.kind == once && e.Code == codes.Unavailable
+		again := e.retryable() || m.kind.repeats(e, maybe)
 		followed := again && c.turn(n, to, e)
 		maybe = maybe || e.Applied == unknown
 		silent := p.silent(c, to, n, e)
@@ -113,6 +116,19 @@ func (c *Client) retry(ctx context.Context, m method, to destination, req, resp 
 			return nil, e
 		}
 	}
+}
+
+// repeats tells that e is no reason to give up for calls that are safe to repeat
+// whatever became of them. maybe says that an attempt before may have taken
+// effect: a refusal is then possibly for that one, still under way.
+func (k kind) repeats(e *Error, maybe bool) bool {
+	switch k {
+	case once:
+		return e.Code == codes.Unavailable
+	case settled:
+		return e.Code == codes.Unavailable || maybe && e.Applied == no && e.Code == codes.FailedPrecondition
+	}
+	return false
 }
 
 // try makes one attempt.
