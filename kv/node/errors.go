@@ -89,7 +89,7 @@ func classify(err error) verdict {
 		return verdict{code: codes.ResourceExhausted, applied: no}
 	case errors.Is(err, replica.ErrTooLarge):
 		return verdict{code: codes.InvalidArgument, applied: no}
-	case errors.Is(err, replica.ErrStopped), errors.Is(err, replica.ErrNoLeader):
+	case errors.Is(err, replica.ErrStopped), errors.Is(err, replica.ErrNoLeader), errors.Is(err, replica.ErrBehind):
 		return verdict{code: codes.Unavailable, applied: no}
 	case errors.Is(err, replica.ErrRefused):
 		return verdict{code: codes.FailedPrecondition, applied: no}

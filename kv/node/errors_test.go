@@ -46,6 +46,7 @@ func TestErrorTranslation(t *testing.T) {
 		{replica.ErrUnknownOutcome, codes.Unavailable, unknown, "leadership was lost, or the node stopped, before the write was committed"},
 		{replica.ErrStopped, codes.Unavailable, no, "node is stopping"},
 		{replica.ErrNoLeader, codes.Unavailable, no, "no leader"},
+		{replica.ErrBehind, codes.Unavailable, no, "this node does not keep up"},
 		{fmt.Errorf("%w: node 9 is not a member", replica.ErrRefused), codes.FailedPrecondition, no, "refused: node 9 is not a member"},
 		{fmt.Errorf("%w: may still finish: %w", replica.ErrUnknownOutcome, context.DeadlineExceeded), codes.DeadlineExceeded, unknown, "outcome unknown: may still finish: context deadline exceeded"},
 		{context.DeadlineExceeded, codes.DeadlineExceeded, no, "context deadline exceeded"},

@@ -22,11 +22,14 @@ type changes struct {
 // Change is one membership change on its way: first learners catch up, then it
 // is proposed, then applied, at last the joint configuration is left.
 type Change struct {
-	request   *raftpb.ConfChangeV2
+	// plan says how a membership becomes the one asked for; nil when it is that
+	// already. The change is planned anew when it is proposed: one that its caller
+	// gave up may have been applied while this one waited, and an entry made for
+	// the membership before that would lead elsewhere.
+	plan      func(*kvv1.Membership) (*raftpb.ConfChangeV2, error)
 	nodes     []*kvv1.Member // that it adds
 	clusterID uint64
-	catchUp   []uint64                    // learners that must have the log first
-	reached   func(*kvv1.Membership) bool // the membership asked for
+	catchUp   []uint64 // learners that must have the log first
 	done      func(*kvv1.Membership, error)
 
 	sequence uint64 // of its entry; 0 before it is proposed
@@ -63,78 +66,66 @@ func (c *Core) Init(self *kvv1.Member, clusterID uint64) (created bool, err erro
 
 // AddLearner adds a node that has no vote.
 func (c *Core) AddLearner(node *kvv1.Member, done func(*kvv1.Membership, error)) *Change {
-	if c.role != raft.StateLeader {
-		done(nil, ErrNotLeader)
-		return nil
-	}
-	m := c.membership
-	refuse := refuser(done)
-	for _, n := range m.GetNodes() {
-		switch {
-		case n.GetId() == node.GetId() && n.GetIncarnation() != node.GetIncarnation():
-			return refuse("node %d is a member with another memory (incarnation %x, not %x): remove node %d, add it again under a new id",
-				n.GetId(), n.GetIncarnation(), node.GetIncarnation(), n.GetId())
-		case n.GetId() == node.GetId() && n.GetAddress() != node.GetAddress():
-			return refuse("node %d is a member at %s, not %s", n.GetId(), n.GetAddress(), node.GetAddress())
-		case n.GetId() == node.GetId():
-			done(m, nil)
-			return nil
-		case n.GetAddress() == node.GetAddress() || n.GetPeerAddress() == node.GetPeerAddress():
-			return refuse("address %s belongs to node %d", node.GetAddress(), n.GetId())
-		}
-	}
-	if slices.Contains(m.GetRemovedIds(), node.GetId()) {
-		return refuse("node %d was removed: an id is not used twice, add it again under a new id", node.GetId())
-	}
 	return c.begin(&Change{
-		request: &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{
-			changeOf(raftpb.ConfChangeAddLearnerNode, node.GetId()),
-		}},
-		nodes:   []*kvv1.Member{protoMember(node)},
-		reached: func(m *kvv1.Membership) bool { return slices.Contains(m.GetLearners(), node.GetId()) },
-		done:    done,
+		plan:  func(m *kvv1.Membership) (*raftpb.ConfChangeV2, error) { return planLearner(m, node) },
+		nodes: []*kvv1.Member{protoMember(node)},
+		done:  done,
 	})
-}
-
-// refuser returns what ends a change before it begins, with a reason.
-func refuser(done func(*kvv1.Membership, error)) func(format string, args ...any) *Change {
-	return func(format string, args ...any) *Change {
-		done(nil, fmt.Errorf("%w: "+format, append([]any{ErrRefused}, args...)...))
-		return nil
-	}
-}
-
-func changeOf(t raftpb.ConfChangeType, id uint64) *raftpb.ConfChangeSingle {
-	return &raftpb.ConfChangeSingle{Type: t.Enum(), NodeId: new(id)}
 }
 
 // ChangeVoters makes these nodes, which must be members, the voters. Removed
 // voters leave, or with retain become learners.
 func (c *Core) ChangeVoters(voters []uint64, retain bool, done func(*kvv1.Membership, error)) *Change {
-	if c.role != raft.StateLeader {
-		done(nil, ErrNotLeader)
-		return nil
+	voters = slices.Compact(sorted(voters))
+	return c.begin(&Change{
+		plan: func(m *kvv1.Membership) (*raftpb.ConfChangeV2, error) { return planVoters(m, voters, retain) },
+		done: done,
+	})
+}
+
+// RemoveNode removes a voter or a learner.
+func (c *Core) RemoveNode(id uint64, done func(*kvv1.Membership, error)) *Change {
+	return c.begin(&Change{
+		plan: func(m *kvv1.Membership) (*raftpb.ConfChangeV2, error) { return planRemoval(m, id) },
+		done: done,
+	})
+}
+
+func refused(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrRefused}, args...)...)
+}
+
+func planLearner(m *kvv1.Membership, node *kvv1.Member) (*raftpb.ConfChangeV2, error) {
+	for _, n := range m.GetNodes() {
+		switch {
+		case n.GetId() == node.GetId() && n.GetIncarnation() != node.GetIncarnation():
+			return nil, refused("node %d is a member with another memory (incarnation %x, not %x): remove node %d, add it again under a new id",
+				n.GetId(), n.GetIncarnation(), node.GetIncarnation(), n.GetId())
+		case n.GetId() == node.GetId() && n.GetAddress() != node.GetAddress():
+			return nil, refused("node %d is a member at %s, not %s", n.GetId(), n.GetAddress(), node.GetAddress())
+		case n.GetId() == node.GetId():
+			return nil, nil
+		case n.GetAddress() == node.GetAddress() || n.GetPeerAddress() == node.GetPeerAddress():
+			return nil, refused("address %s belongs to node %d", node.GetAddress(), n.GetId())
+		}
 	}
-	m := c.membership
-	refuse := refuser(done)
-	voters = slices.Clone(voters)
-	slices.Sort(voters)
-	voters = slices.Compact(voters)
+	if slices.Contains(m.GetRemovedIds(), node.GetId()) {
+		return nil, refused("node %d was removed: an id is not used twice, add it again under a new id", node.GetId())
+	}
+	return planOf(changeOf(raftpb.ConfChangeAddLearnerNode, node.GetId())), nil
+}
+
+func planVoters(m *kvv1.Membership, voters []uint64, retain bool) (*raftpb.ConfChangeV2, error) {
 	if len(voters) == 0 {
-		return refuse("a cluster needs at least one voter")
+		return nil, refused("a cluster needs at least one voter")
 	}
-	ch := &Change{
-		request: &raftpb.ConfChangeV2{},
-		done:    done,
-		reached: func(m *kvv1.Membership) bool { return slices.Equal(sorted(m.GetVoters()), voters) },
-	}
+	request := planOf()
 	for _, id := range voters {
 		if memberOf(m, id) == nil {
-			return refuse("node %d is not a member: add it as a learner first", id)
+			return nil, refused("node %d is not a member: add it as a learner first", id)
 		}
 		if !slices.Contains(m.GetVoters(), id) {
-			ch.request.Changes = append(ch.request.Changes, changeOf(raftpb.ConfChangeAddNode, id))
-			ch.catchUp = append(ch.catchUp, id)
+			request.Changes = append(request.Changes, changeOf(raftpb.ConfChangeAddNode, id))
 		}
 	}
 	for _, id := range m.GetVoters() {
@@ -145,49 +136,60 @@ func (c *Core) ChangeVoters(voters []uint64, retain bool, done func(*kvv1.Member
 		if retain {
 			kind = raftpb.ConfChangeAddLearnerNode
 		}
-		ch.request.Changes = append(ch.request.Changes, changeOf(kind, id))
+		request.Changes = append(request.Changes, changeOf(kind, id))
 	}
-	if len(ch.request.Changes) == 0 && len(m.GetVotersOutgoing()) == 0 {
-		done(m, nil)
-		return nil
+	if len(request.Changes) == 0 && !joint(m) {
+		return nil, nil
 	}
 	// By joint consensus even where a simple change would do: the way is then
 	// the same for every change, and the configuration is left by itself.
-	ch.request.Transition = raftpb.ConfChangeTransitionJointImplicit.Enum()
-	return c.begin(ch)
+	request.Transition = raftpb.ConfChangeTransitionJointImplicit.Enum()
+	return request, nil
 }
 
-// RemoveNode removes a voter or a learner.
-func (c *Core) RemoveNode(id uint64, done func(*kvv1.Membership, error)) *Change {
-	m := c.membership
+func planRemoval(m *kvv1.Membership, id uint64) (*raftpb.ConfChangeV2, error) {
 	switch {
-	case c.role != raft.StateLeader:
-		done(nil, ErrNotLeader)
-		return nil
 	case memberOf(m, id) == nil && slices.Contains(m.GetRemovedIds(), id):
-		done(m, nil)
-		return nil
+		return nil, nil
 	case memberOf(m, id) == nil:
-		done(nil, fmt.Errorf("%w: node %d is not a member", ErrRefused, id))
-		return nil
+		return nil, refused("node %d is not a member", id)
 	case len(m.GetVoters()) == 1 && m.GetVoters()[0] == id:
-		done(nil, fmt.Errorf("%w: node %d is the last voter", ErrRefused, id))
-		return nil
+		return nil, refused("node %d is the last voter", id)
 	}
-	return c.begin(&Change{
-		request: &raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{changeOf(raftpb.ConfChangeRemoveNode, id)}},
-		reached: func(m *kvv1.Membership) bool { return memberOf(m, id) == nil },
-		done:    done,
-	})
+	return planOf(changeOf(raftpb.ConfChangeRemoveNode, id)), nil
 }
+
+func planOf(changes ...*raftpb.ConfChangeSingle) *raftpb.ConfChangeV2 {
+	return &raftpb.ConfChangeV2{Changes: changes}
+}
+
+func changeOf(t raftpb.ConfChangeType, id uint64) *raftpb.ConfChangeSingle {
+	return &raftpb.ConfChangeSingle{Type: t.Enum(), NodeId: new(id)}
+}
+
+// joint tells that a change of voters is between its two configurations.
+func joint(m *kvv1.Membership) bool { return len(m.GetVotersOutgoing()) > 0 }
 
 // begin starts a change, unless another one is under way.
 func (c *Core) begin(ch *Change) *Change {
-	if c.changes.current != nil || len(c.membership.GetVotersOutgoing()) > 0 {
-		ch.done(nil, fmt.Errorf("%w: another membership change is under way", ErrRefused))
+	if c.role != raft.StateLeader {
+		ch.done(nil, ErrNotLeader)
 		return nil
 	}
-	ch.clusterID = c.membership.GetClusterId()
+	m := c.membership
+	request, err := ch.plan(m)
+	switch {
+	case err != nil:
+		ch.done(nil, err)
+		return nil
+	case request == nil:
+		ch.done(m, nil)
+		return nil
+	case c.changes.current != nil || joint(m):
+		ch.done(nil, refused("another membership change is under way"))
+		return nil
+	}
+	ch.clusterID = m.GetClusterId()
 	c.changes.current = ch
 	c.changes.tryPropose(c)
 	if c.changes.current != ch {
@@ -239,20 +241,20 @@ func (cs *changes) refuse(err error) {
 // tryPropose proposes the current change once its learners have caught up.
 func (cs *changes) tryPropose(c *Core) {
 	ch := cs.current
-	if ch == nil || ch.sequence != 0 {
+	if ch == nil || ch.sequence != 0 || joint(c.membership) || c.confIndex > c.applied {
+		return // or raft would refuse it, for what has almost ended
+	}
+	request, err := ch.plan(c.membership)
+	switch {
+	case err != nil:
+		cs.refuse(err)
+		return
+	case request == nil:
+		cs.current = nil
+		ch.done(c.membership, nil)
 		return
 	}
-	last, err := c.log.LastIndex()
-	if err != nil {
-		return
-	}
-	behind := len(ch.catchUp)
-	c.visitProgress(func(p Progress) {
-		if slices.Contains(ch.catchUp, p.ID) && caughtUp(p, last) {
-			behind--
-		}
-	})
-	if behind > 0 {
+	if ch.catchUp = promoted(request); !c.allCaughtUp(ch.catchUp) {
 		return
 	}
 	c.sequence++
@@ -265,8 +267,8 @@ func (cs *changes) tryPropose(c *Core) {
 		cs.refuse(err)
 		return
 	}
-	ch.request.Context = context
-	_, data, err := raftpb.MarshalConfChange(ch.request)
+	request.Context = context
+	_, data, err := raftpb.MarshalConfChange(request)
 	if err != nil {
 		cs.refuse(err)
 		return
@@ -287,6 +289,30 @@ func (cs *changes) tryPropose(c *Core) {
 		ch.sequence = c.sequence
 		c.count.MembershipChanges++
 	}
+}
+
+// promoted are the learners that a change gives a vote.
+func promoted(request *raftpb.ConfChangeV2) (ids []uint64) {
+	for _, change := range request.GetChanges() {
+		if change.GetType() == raftpb.ConfChangeAddNode {
+			ids = append(ids, change.GetNodeId())
+		}
+	}
+	return ids
+}
+
+func (c *Core) allCaughtUp(ids []uint64) bool {
+	last, err := c.log.LastIndex()
+	if err != nil {
+		return false
+	}
+	behind := len(ids)
+	c.visitProgress(func(p Progress) {
+		if slices.Contains(ids, p.ID) && caughtUp(p, last) {
+			behind--
+		}
+	})
+	return behind == 0
 }
 
 // applyConfChange applies a committed configuration change to raft, before its
@@ -320,7 +346,10 @@ func (c *Core) applyConfChange(e *raftpb.Entry, t *ApplyTask, eff *Effects) {
 	if h := context.GetHeader(); h.GetNode() == c.cfg.ID && h.GetIncarnation() == c.cfg.Incarnation && h.GetSequence() == ch.sequence {
 		ch.applied = true
 	}
-	if m := c.membership; ch.applied && len(m.GetVotersOutgoing()) == 0 && ch.reached(m) {
+	// It was planned for the membership that its entry was applied to: raft takes
+	// none while another is not applied, or the configuration joint. So this is
+	// what was asked for.
+	if m := c.membership; ch.applied && !joint(m) {
 		c.changes.current = nil
 		t.done = append(t.done, func() { ch.done(m, nil) })
 	}
@@ -438,11 +467,29 @@ func (cs *changes) leaderChanged(c *Core) {
 }
 
 func (cs *changes) tick(c *Core) {
+	c.leaveJoint()
 	cs.tryPropose(c)
 	if t := cs.transfer; t != nil && c.role == raft.StateLeader && c.rn.BasicStatus().LeadTransferee == raft.None {
 		cs.transfer = nil
 		t.done(fmt.Errorf("%w: node %d did not take over within an election timeout", ErrRefused, t.to))
 	}
+}
+
+// leaveJoint leaves a joint configuration that raft did not leave by itself: it
+// tries when an entry is applied, in vain while leadership is on its way to
+// another node, and in an idle cluster no entry comes after that.
+func (c *Core) leaveJoint() {
+	if c.role != raft.StateLeader || !joint(c.membership) || !c.membership.GetAutoLeave() {
+		return
+	}
+	if last, err := c.log.LastIndex(); err != nil || last != c.applied {
+		return // what is to be applied yet makes raft try
+	}
+	// As raft's own: no data is an empty change. Dropped, the next tick tries again.
+	_ = c.rn.Step(&raftpb.Message{
+		Type: raftpb.MsgProp.Enum(), From: new(c.cfg.ID),
+		Entries: []*raftpb.Entry{{Type: raftpb.EntryConfChangeV2.Enum()}},
+	})
 }
 
 // protoMember copies a member, since what goes into the membership is shared.

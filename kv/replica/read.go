@@ -32,6 +32,7 @@ type reads struct {
 	ready   []readyReads // confirmed, waiting to be applied, by rising index
 	applied uint64
 	ticks   int
+	looked  int // tick at which ready was last searched for what is late
 }
 
 type waitingRead struct {
@@ -41,6 +42,7 @@ type waitingRead struct {
 
 type readyReads struct {
 	index uint64
+	since int // tick
 	reads []waitingRead
 }
 
@@ -123,7 +125,7 @@ func (r *reads) await(index uint64, reads []waitingRead) {
 	for at > 0 && r.ready[at-1].index > index {
 		at--
 	}
-	r.ready = slices.Insert(r.ready, at, readyReads{index, reads})
+	r.ready = slices.Insert(r.ready, at, readyReads{index, r.ticks, reads})
 }
 
 // release answers reads whose index is applied.
@@ -147,6 +149,22 @@ func (r *reads) giveUp(eff *Effects) {
 		eff.Reads = append(eff.Reads, ReadAnswer{Waiters: waitersOf(r.waiting[:late]), Err: ErrNoLeader})
 		r.waiting = r.waiting[late:]
 	}
+	if r.looked != r.ticks && len(r.ready) > 0 {
+		r.looked = r.ticks
+		r.giveUpReady(eff)
+	}
+}
+
+// giveUpReady fails reads whose index this node has not applied for as long: one
+// that was removed from the cluster never will.
+func (r *reads) giveUpReady(eff *Effects) {
+	r.ready = slices.DeleteFunc(r.ready, func(ready readyReads) bool {
+		late := ready.index > r.applied && r.ticks-ready.since >= r.giveUpTicks
+		if late {
+			eff.Reads = append(eff.Reads, ReadAnswer{Waiters: waitersOf(ready.reads), Err: ErrBehind})
+		}
+		return late
+	})
 }
 
 // drain gives up every read.

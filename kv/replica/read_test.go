@@ -111,3 +111,32 @@ func TestReadAnswerOfAnEarlierTerm(t *testing.T) {
 		t.Fatalf("heard %d times, %v; sent %v", w.heard, w.err, env.wire)
 	}
 }
+
+// A read that was confirmed ends although the node never hears of the entries it
+// must see, as one that is removed from the cluster does not.
+func TestReadOnANodeThatStaysBehind(t *testing.T) {
+	env := newRandomCluster(t, 3, 10, 1)
+	env.form()
+	env.settle()
+	n, w := env.nodes[1], new(readResult)
+	n.core.Read(w)
+	n.advance()
+	ask := env.wire[len(env.wire)-1]
+	n.core.Step(&raftpb.Message{
+		Type: raftpb.MsgReadIndexResp.Enum(), From: new(uint64(1)), To: new(n.id), Term: new(n.core.term),
+		Index: new(n.store.State().Index + 1), Entries: ask.GetEntries(),
+	})
+	n.pump()
+	for range n.core.reads.giveUpTicks - 1 {
+		n.core.Tick()
+		n.pump()
+	}
+	if w.heard != 0 {
+		t.Fatalf("given up early: %v", w.err)
+	}
+	n.core.Tick()
+	n.pump()
+	if w.heard != 1 || !errors.Is(w.err, ErrBehind) {
+		t.Fatalf("the read heard %d times, %v", w.heard, w.err)
+	}
+}

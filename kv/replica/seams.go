@@ -30,6 +30,9 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrNoLeader: a read found no leader before its deadline.
 	ErrNoLeader = errors.New("no leader")
+	// ErrBehind: this node did not apply what a read must see before its deadline.
+	// Nothing was read; another node may answer.
+	ErrBehind = errors.New("this node does not keep up")
 )
 
 // TooLargeError says how large and what the limit is. It is ErrTooLarge.
