@@ -274,7 +274,7 @@ func TestPrintStatus(t *testing.T) {
 			{
 				Id: 5, PeerAddress: "127.0.0.1:22005", ReceiveLimitBytes: 1024, Dials: 1, MessagesDropped: 4, Refusals: 1,
 				Counters: map[string]uint64{"dials": 1, "messages_dropped": 4, "messages_dropped_cannot_follow": 3, "messages_dropped_busy": 1, "messages_dropped_broken": 0},
-				Problem: "cannot follow: message 2048 > limit 1024", SnapshotsSent: 1, SnapshotChunksSent: 64, SnapshotBytesSent: 65000,
+				Problem:  "cannot follow: message 2048 > limit 1024", SnapshotsSent: 1, SnapshotChunksSent: 64, SnapshotBytesSent: 65000,
 			},
 		},
 		Limits: &clusterv1.Limits{

@@ -151,6 +151,7 @@ func TestBadSettings(t *testing.T) {
 		{"snapshot-timeout=99ms", "snapshot-timeout 99ms is below the minimum 100ms"},
 		{"snapshot-keep=-1s", "snapshot-keep -1s must not be negative"},
 		{"chunking=zip", `chunking "zip" is not one of none, raft, count, reactive, bounded, fragment`},
+		{"stages=some", `stages "some" is not one of on, off`},
 		{"codec=json", `codec "json" is not one of proto, append, scatter`},
 		{"compression=lzma", `compression "lzma" is not one of none, gzip, zstd, snappy, s2`},
 		{"chunk-size=8MiB", "chunk-size 8MiB exceeds max-message 4MiB"},
