@@ -12,6 +12,7 @@
 //
 //	client port (server.go)   KV       kv.go: one operation an RPC
 //	                                   stream.go: many operations a message
+//	                                   codec.go: Put and Stream, decoded by hand
 //	                                   scan.go: pages of a pinned snapshot
 //	                                   session.go: writes applied exactly once
 //	                          Cluster  cluster.go: membership; status.go, caps.go
