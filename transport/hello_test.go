@@ -1,6 +1,14 @@
 package transport
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	transportv1 "raftlab/proto/raftlab/transport/v1"
+)
 
 // A lane that goes on sending stays known while the node's other connections,
 // one for each snapshot, say Hello over and over.
@@ -27,5 +35,30 @@ func TestSessionInUseIsNotForgotten(t *testing.T) {
 	}
 	if restarted, err := s.add(7, 2, 100); !restarted || err != nil || s.has(7, 1) {
 		t.Errorf("another life: restarted %v, %v", restarted, err)
+	}
+}
+
+// Whoever calls does not trust that the one who answers checked who was meant.
+func TestCheckHelloAnswer(t *testing.T) {
+	self, peer := Identity{ClusterID: 77, Node: 1, Incarnation: 11}, Peer{ID: 2, Incarnation: 12, Address: "there"}
+	for _, test := range []struct {
+		name   string
+		change func(*transportv1.HelloResponse)
+		text   string
+	}{
+		{"good", func(*transportv1.HelloResponse) {}, ""},
+		{"in no cluster yet", func(r *transportv1.HelloResponse) { r.ClusterId = 0 }, ""},
+		{"protocol", func(r *transportv1.HelloResponse) { r.Protocol = 2 }, "node 2 speaks protocol 2, this node 1"},
+		{"another node", func(r *transportv1.HelloResponse) { r.Node = 3 }, "there is node 3, not node 2"},
+		{"another cluster", func(r *transportv1.HelloResponse) { r.ClusterId = 78 }, "is in cluster 000000000000004e, not 000000000000004d"},
+		{"another memory", func(r *transportv1.HelloResponse) { r.Incarnation = 13 }, "remove node 2, add it again under a new id"},
+		{"receive limit", func(r *transportv1.HelloResponse) { r.ReceiveLimitBytes = MinLimit - 1 }, "below the minimum"},
+	} {
+		r := &transportv1.HelloResponse{Protocol: 1, ClusterId: 77, Node: 2, Incarnation: 12, ReceiveLimitBytes: MinLimit}
+		test.change(r)
+		err := checkHelloAnswer(self, peer, r)
+		if (err == nil) != (test.text == "") || err != nil && (status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), test.text)) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.text)
+		}
 	}
 }

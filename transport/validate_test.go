@@ -122,6 +122,17 @@ func TestValidate(t *testing.T) {
 			t.Errorf("%s: %v, want %v", test.name, err, test.code)
 		}
 	}
+	// Even one who could prove to be such a node.
+	for _, from := range []uint64{0, 2, math.MaxUint64 - 1, math.MaxUint64} {
+		err := Validate(of(pb.MsgVote, func(m *pb.Message) { m.From = &from }), 2, from)
+		if status.Code(err) != denied {
+			t.Errorf("from %d: %v", from, err)
+		}
+	}
+	last := of(pb.MsgApp, func(m *pb.Message) { m.Index, m.LogTerm = new(uint64(math.MaxUint64)), new(uint64(1)) })
+	if err := Validate(last, 2, 1); status.Code(err) != invalid {
+		t.Errorf("after the last index there can be: %v", err)
+	}
 }
 
 // Whatever Validate lets through, raft steps without a panic, as follower and

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -147,6 +150,53 @@ func TestGivingUpARefusedChange(t *testing.T) {
 	c.Cancel(ch, errors.New("given up"))
 	if heard != 1 {
 		t.Errorf("heard %d times", heard)
+	}
+}
+
+// A node that is a member and asks in with another memory is refused, though id and
+// addresses are the same: it forgot its votes.
+func TestMemberWithAnotherMemoryIsRefused(t *testing.T) {
+	env := newRandomCluster(t, 3, 10, 1)
+	env.form()
+	env.settle()
+	for _, n := range env.nodes[1:] {
+		again := n.member()
+		var result error
+		env.nodes[0].core.AddLearner(again, func(_ *kvv1.Membership, err error) { result = err })
+		if result != nil {
+			t.Errorf("node %d as it is: %v", n.id, result)
+		}
+		again.Incarnation++
+		env.nodes[0].core.AddLearner(again, func(_ *kvv1.Membership, err error) { result = err })
+		if want := fmt.Sprintf("remove node %d, add it again under a new id", n.id); !errors.Is(result, ErrRefused) || !strings.Contains(fmt.Sprint(result), want) {
+			t.Errorf("node %d with another memory: %v, want %q", n.id, result, want)
+		}
+	}
+}
+
+// Raft does not campaign while a configuration change waits to be applied, and the
+// leader that hands over asks once: the request waits with it.
+func TestHandingOverToANodeThatHasToApply(t *testing.T) {
+	env := newRandomCluster(t, 3, 10, 1)
+	env.form()
+	env.settle()
+	leader, heir := env.nodes[0], env.nodes[1]
+	leader.core.ChangeVoters([]uint64{1, 2}, true, func(*kvv1.Membership, error) {})
+	leader.advance()
+	env.carryOnly(raftpb.MsgApp, raftpb.MsgAppResp)
+	if heir.core.commit == heir.core.applied {
+		t.Fatal("nothing waits to be applied")
+	}
+	heir.core.Step(&raftpb.Message{
+		Type: raftpb.MsgTimeoutNow.Enum(), From: new(uint64(1)), To: new(uint64(2)), Term: new(leader.core.term),
+	})
+	heir.advance()
+	if heir.core.role != raft.StateFollower {
+		t.Errorf("campaigns with a change not applied: %v", heir.core.role)
+	}
+	heir.pump()
+	if heir.core.role != raft.StateCandidate {
+		t.Errorf("does not campaign when all is applied: %v", heir.core.role)
 	}
 }
 
@@ -363,5 +413,55 @@ func TestLiesToTheLeader(t *testing.T) {
 				t.Errorf("%d writes and %d reads afterwards", len(env.acked), env.readsDone)
 			}
 		})
+	}
+}
+
+// docs/traps.md names files, tests and transcripts: they are there.
+func TestTrapsNamesWhatIsThere(t *testing.T) {
+	const root = "../.."
+	text, err := os.ReadFile(filepath.Join(root, "docs", "traps.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := make(map[string]bool)
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Benchmark)\w+)\(`)
+	for _, pattern := range []string{"kv/*_test.go", "kv/*/*_test.go", "transport/*_test.go", "bench/cluster/*_test.go"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			code, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range declared.FindAllSubmatch(code, -1) {
+				tests[string(m[1])] = true
+			}
+		}
+	}
+	named := 0
+	for _, m := range regexp.MustCompile("`([^`\\s]+)`").FindAllSubmatch(text, -1) {
+		name, there := string(m[1]), true
+		switch {
+		case name == "Test...", name == "name.txt":
+			continue
+		case strings.HasPrefix(name, "Test"), strings.HasPrefix(name, "Benchmark"):
+			there = tests[name]
+		case strings.HasSuffix(name, ".txt"):
+			_, err := os.Stat(filepath.Join("testdata", name))
+			there = err == nil
+		case strings.HasSuffix(name, ".go"):
+			_, err := os.Stat(filepath.Join(root, name))
+			there = err == nil
+		default:
+			continue
+		}
+		if named++; !there {
+			t.Errorf("docs/traps.md names %s, which is not there", name)
+		}
+	}
+	if named < 100 {
+		t.Errorf("only %d names found", named)
 	}
 }
