@@ -122,13 +122,11 @@ func (c *Client) retry(ctx context.Context, m method, to destination, req, resp 
 // whatever became of them. maybe says that an attempt before may have taken
 // effect: a refusal is then possibly for that one, still under way.
 func (k kind) repeats(e *Error, maybe bool) bool {
-	switch k {
-	case once:
-		return e.Code == codes.Unavailable
-	case settled:
-		return e.Code == codes.Unavailable || maybe && e.Applied == no && e.Code == codes.FailedPrecondition
+	if k != once && k != settled {
+		return false
 	}
-	return false
+	refused := k == settled && maybe && e.Applied == no && e.Code == codes.FailedPrecondition
+	return e.Code == codes.Unavailable || refused
 }
 
 // try makes one attempt.
