@@ -83,6 +83,10 @@ func (m *mains) switchOff() {
 	})
 }
 
+// diskDelay is what an fsync takes: far more than a round of messages, so that an
+// acknowledgement that does not wait for it comes before the power goes.
+const diskDelay = 2 * time.Millisecond
+
 const nodeDir = "/data/node"
 
 // rack is three nodes, each with a disk of its own, on the same mains.
@@ -149,6 +153,9 @@ func (r *rack) up(i int) {
 	r.t.Helper()
 	mains, fault := r.mains, &r.fault[i]
 	r.disks[i].Before = func(o storagetest.Op) error {
+		if o.Kind == "sync" {
+			time.Sleep(diskDelay) // what is acknowledged meanwhile is not safe
+		}
 		if err := mains.operation(); err != nil || *fault == nil {
 			return err
 		}
@@ -314,6 +321,11 @@ func (r *rack) check() {
 		}
 	}
 	eventually(r.t, "all nodes are in the same state", func() bool {
+		for _, m := range r.nodes {
+			if err := m.Err(); err != nil {
+				r.t.Fatalf("node %d ended with %v", m.ID(), err)
+			}
+		}
 		first := r.nodes[0].state(ctx, r.t)
 		for _, m := range r.nodes[1:] {
 			s := m.state(ctx, r.t)
