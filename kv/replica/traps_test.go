@@ -442,7 +442,8 @@ func TestTrapsNamesWhatIsThere(t *testing.T) {
 	}
 	named := 0
 	for _, m := range regexp.MustCompile("`([^`\\s]+)`").FindAllSubmatch(text, -1) {
-		name, there := string(m[1]), true
+		name := string(m[1])
+		var there bool
 		switch {
 		case name == "Test...", name == "name.txt":
 			continue
