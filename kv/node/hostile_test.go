@@ -202,7 +202,7 @@ func TestStreamFlood(t *testing.T) {
 func TestHostileStorm(t *testing.T) {
 	for _, kind := range []string{transport.KindStream, transport.KindUnary} {
 		t.Run(kind, func(t *testing.T) {
-			members := startCluster(t, 3, func(o *Options) { o.Config.Transport, o.Config.SnapshotTimeout = kind, time.Second })
+			members := startCluster(t, 3, func(o *Options) { o.Config.Transport, o.Config.SnapshotTimeout = kind, 2*time.Second })
 			leader, followers := leaderOf(t, members)
 			s := &storm{t: t, ctx: within(t, time.Minute), victim: leader, voices: followers}
 			write := func() {
@@ -395,11 +395,11 @@ func (s *storm) snapshots() {
 		"a record of 2^40":    {chunk(record(1 << 40)), codes.DataLoss},
 		"another offset":      {&transportv1.SnapshotFrame{Offset: math.MaxUint64, Data: []byte("x")}, codes.InvalidArgument},
 		"a checksum":          {&transportv1.SnapshotFrame{Data: []byte("x"), Crc32C: 1}, codes.DataLoss},
-		"a bomb":              {chunk(make([]byte, 16<<20)), codes.ResourceExhausted},
+		"a bomb":              {chunk(make([]byte, 5<<20)), codes.ResourceExhausted},
 		"nothing, as it were": {&transportv1.SnapshotFrame{}, codes.InvalidArgument},
 	} {
 		for _, v := range s.voices {
-			stream := offer(v, transport.CompressionGzip)
+			stream := offer(v, transport.CompressionZstd)
 			if err := stream.Send(test.frame); err != nil && !errors.Is(err, io.EOF) {
 				s.t.Fatal(err)
 			}
