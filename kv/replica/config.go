@@ -93,11 +93,11 @@ func (c *Config) raftConfig(storage raft.Storage) (*raft.Config, error) {
 		MaxUncommittedEntriesSize: c.Uncommitted,
 		MaxInflightMsgs:           c.InflightMsgs,
 		MaxInflightBytes:          c.InflightBytes,
+		// Not StepDownOnRemoval: see Core.leave.
 		CheckQuorum:               true,
 		PreVote:                   true,
 		ReadOnlyOption:            raft.ReadOnlySafe,
 		DisableProposalForwarding: true,
-		StepDownOnRemoval:         true,
 		Logger:                    &raftLogger{c.Logger},
 	}, nil
 }

@@ -139,6 +139,7 @@ func (c *Core) Tick() {
 	c.rn.Tick()
 	c.reads.tick()
 	c.changes.tick(c)
+	c.leave()
 	c.snap.tick()
 }
 
@@ -200,6 +201,7 @@ func (c *Core) Applied(t *ApplyTask) {
 	for _, done := range t.done {
 		done()
 	}
+	c.leave()
 	if m := c.timeoutNow; m != nil && c.applied >= c.rn.BasicStatus().GetCommit() {
 		c.timeoutNow = nil
 		c.Step(m)
@@ -315,6 +317,7 @@ func (c *Core) stop(eff *Effects) {
 	}
 	c.leased = nil
 	c.reads.drain(ErrStopped, eff)
+	c.changes.left()
 	if ch := c.changes.current; ch != nil {
 		err := ErrStopped
 		if ch.sequence != 0 {

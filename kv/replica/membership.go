@@ -17,6 +17,13 @@ import (
 type changes struct {
 	current  *Change
 	transfer *Transfer
+	// Applied, and without a vote for this node, which still leads.
+	leaving []leaving
+}
+
+type leaving struct {
+	change     *Change
+	membership *kvv1.Membership
 }
 
 // Change is one membership change on its way: first learners catch up, then it
@@ -201,6 +208,13 @@ func (c *Core) begin(ch *Change) *Change {
 // Cancel gives up on a change whose caller no longer waits. One that was
 // proposed may still finish. One that was refused at once is nil.
 func (c *Core) Cancel(ch *Change, cause error) {
+	for i, l := range c.changes.leaving {
+		if l.change == ch {
+			c.changes.leaving = slices.Delete(c.changes.leaving, i, i+1)
+			ch.done(l.membership, nil)
+			return
+		}
+	}
 	if ch == nil || c.changes.current != ch {
 		return
 	}
@@ -351,8 +365,48 @@ func (c *Core) applyConfChange(e *raftpb.Entry, t *ApplyTask, eff *Effects) {
 	// what was asked for.
 	if m := c.membership; ch.applied && !joint(m) {
 		c.changes.current = nil
-		t.done = append(t.done, func() { ch.done(m, nil) })
+		t.done = append(t.done, func() {
+			if c.role == raft.StateLeader && !slices.Contains(m.GetVoters(), c.cfg.ID) {
+				c.changes.leaving = append(c.changes.leaving, leaving{ch, m})
+				return
+			}
+			ch.done(m, nil)
+		})
 	}
+}
+
+// leave hands leadership to a voter once this node has no vote. Raft's
+// StepDownOnRemoval would end it at once, and could leave nobody to be elected:
+// the nodes that have not heard of the end of a joint configuration need the votes
+// of the one before it, which a removed node with the longest log refuses them.
+// Who leads until another does tells them meanwhile. A change is done only then,
+// so that a node is not ended too early.
+func (c *Core) leave() {
+	m := c.membership
+	if slices.Contains(m.GetVoters(), c.cfg.ID) {
+		c.changes.left() // it has a vote again, by another change
+		return
+	}
+	if c.role != raft.StateLeader || joint(m) || c.applied < c.confIndex || c.rn.BasicStatus().LeadTransferee != raft.None {
+		return
+	}
+	heir, match := raft.None, uint64(0)
+	c.visitProgress(func(p Progress) {
+		if p.ID != c.cfg.ID && !p.Learner && p.RecentActive && p.Match > match {
+			heir, match = p.ID, p.Match
+		}
+	})
+	if heir != raft.None {
+		c.rn.TransferLeader(heir)
+	}
+}
+
+// left ends the changes that waited for this node to lead no more.
+func (cs *changes) left() {
+	for _, l := range cs.leaving {
+		l.change.done(l.membership, nil)
+	}
+	cs.leaving = nil
 }
 
 // mustUnmarshal decodes a part of a committed entry. One that can't be decoded
@@ -456,6 +510,9 @@ func (cs *changes) leaderChanged(c *Core) {
 		} else {
 			t.done(fmt.Errorf("%w: leadership went to node %d", ErrRefused, c.leader))
 		}
+	}
+	if c.role != raft.StateLeader { // those that heard of a later term say so
+		cs.left()
 	}
 	if cs.current != nil && c.role != raft.StateLeader {
 		err := ErrNotLeader
