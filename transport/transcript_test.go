@@ -172,12 +172,13 @@ func describe(m *pb.Message, entries []*pb.Entry) string {
 	if m.GetType() != pb.MsgApp {
 		return m.GetType().String()
 	}
-	s := fmt.Sprintf("MsgApp after %d/%d", m.GetIndex(), m.GetLogTerm())
+	var s strings.Builder
+	fmt.Fprintf(&s, "MsgApp after %d/%d", m.GetIndex(), m.GetLogTerm())
 	if len(entries) > 0 {
-		s += ":"
+		s.WriteString(":")
 	}
 	for _, e := range entries {
-		s += fmt.Sprintf(" %d/%d(%d)", e.GetIndex(), e.GetTerm(), len(e.GetData()))
+		fmt.Fprintf(&s, " %d/%d(%d)", e.GetIndex(), e.GetTerm(), len(e.GetData()))
 	}
-	return s
+	return s.String()
 }
