@@ -151,7 +151,7 @@ func TestStopInOrder(t *testing.T) {
 
 func TestPause(t *testing.T) {
 	c := start(t, cluster.Config{Topology: cluster.Processes, ServerBin: serverBin})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	leader, err := c.Leader(ctx)
 	if err != nil {
@@ -160,7 +160,13 @@ func TestPause(t *testing.T) {
 	if err := leader.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := write(ctx, c, "k", "v"); err != nil {
+	// A write that the leader took in just before it stopped has no answer until
+	// its connection is given up; then its outcome is unknown.
+	_, err = write(ctx, c, "k", "v")
+	if err != nil && ctx.Err() == nil {
+		_, err = write(ctx, c, "k", "v")
+	}
+	if err != nil {
 		t.Errorf("two of three did not go on: %v", err)
 	}
 	if err := leader.Resume(); err != nil {
