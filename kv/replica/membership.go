@@ -297,8 +297,10 @@ func (cs *changes) tryPropose(c *Core) {
 	case err != nil:
 		cs.refuse(err)
 	case m.GetEntries()[0].GetType() != raftpb.EntryConfChangeV2:
-		// Raft put an empty entry in its place (trap 10).
-		cs.refuse(fmt.Errorf("%w: another membership change is not applied yet", ErrRefused))
+		// Raft put an empty entry in its place (trap 10): a leader that has just been
+		// elected takes none before it has applied what it had. The next tick tries
+		// again.
+		return
 	default:
 		ch.sequence = c.sequence
 		c.count.MembershipChanges++

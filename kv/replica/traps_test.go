@@ -123,15 +123,14 @@ func TestChangeThatRaftTurnsIntoNothing(t *testing.T) {
 	heard := 0
 	next.core.ChangeVoters([]uint64{1, 2}, true, func(_ *kvv1.Membership, err error) { heard, result = heard+1, err })
 	next.advance()
-	if heard != 1 || !errors.Is(result, ErrRefused) || !strings.Contains(fmt.Sprint(result), "another membership change is not applied yet") {
-		t.Errorf("heard %d times: %v", heard, result)
+	if heard != 0 {
+		t.Errorf("heard %d times before it can be proposed: %v", heard, result)
 	}
-	// Once it has applied them the same change is taken.
+	// Once it has applied them the change is taken.
 	env.settle()
 	env.settle()
-	next.core.ChangeVoters([]uint64{1, 2}, true, func(_ *kvv1.Membership, err error) { heard, result = heard+1, err })
 	env.settle()
-	if heard != 2 || result != nil || len(next.core.membership.GetVoters()) != 2 {
+	if heard != 1 || result != nil || len(next.core.membership.GetVoters()) != 2 {
 		t.Errorf("afterwards: heard %d times: %v, voters %v", heard, result, next.core.membership.GetVoters())
 	}
 }
