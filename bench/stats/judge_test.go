@@ -2,6 +2,7 @@ package stats
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -102,4 +103,44 @@ func TestJudgeProperties(t *testing.T) {
 			t.Fatalf("%+v, inverted %+v", j, other)
 		}
 	})
+}
+
+// TestJudgeIsFair: an adaptive variant that is as good as six fixed ones, which
+// are all alike, is on average at 1, and not below it by the luck of the best. At
+// the very edge of what is allowed it is found within in no more than the 2.5 %
+// that a two-sided interval of 95 % leaves on one side, give or take its own noise.
+func TestJudgeIsFair(t *testing.T) {
+	const (
+		rounds, blocks, alike = 4000, 8, 6
+		noise                 = 0.05
+	)
+	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+	draw := func(level float64) []float64 {
+		v := make([]float64, blocks)
+		for i := range v {
+			v[i] = level * math.Exp(noise*random.NormFloat64())
+		}
+		return v
+	}
+	var fair, lucky float64
+	within := 0
+	for range rounds {
+		fixed := [][]float64{draw(0.5)}
+		for range alike {
+			fixed = append(fixed, draw(1))
+		}
+		adaptive := draw(1)
+		j := Judge(adaptive, fixed, HigherIsBetter, 0.05, 0.15, 0.95)
+		fair += math.Log(j.Ratio.Center) / rounds
+		lucky += math.Log(PairedRatio(adaptive, fixed[j.Best], 0.95).Center) / rounds
+		if Judge(draw(0.95), fixed, HigherIsBetter, 0.05, 0.15, 0.95).Verdict == Within {
+			within++
+		}
+	}
+	if math.Abs(fair) > 0.003 || lucky > -0.015 {
+		t.Errorf("on average at %+.2f %%, by the best of the same blocks at %+.2f %%", 100*fair, 100*lucky)
+	}
+	if share := float64(within) / rounds; share > 0.035 {
+		t.Errorf("at the edge found within in %.1f %%", 100*share)
+	}
 }
