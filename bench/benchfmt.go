@@ -21,8 +21,8 @@ func writeResults(w io.Writer, run *Run) error {
 	if run.Environment.CPU != Unavailable {
 		fmt.Fprintf(&b, "cpu: %s\n", run.Environment.CPU)
 	}
-	b.WriteString("Unit ops/s better=higher\nUnit wire-B/op better=lower\n")
-	for _, unit := range []string{"p50-latency-ns", "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns"} {
+	b.WriteString("Unit ops/s better=higher\n")
+	for _, unit := range []string{"p50-latency-ns", "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns", "wire-B/op", "fsyncs/op"} {
 		fmt.Fprintf(&b, "Unit %s better=lower\n", unit)
 	}
 	variants := map[string]*Variant{}
@@ -52,8 +52,10 @@ func writeResult(b *strings.Builder, run *Run, v *Variant, t *Trial) {
 	value(float64(l.P99Ns), "p99-latency-ns")
 	value(float64(l.P999Ns), "p99.9-latency-ns")
 	value(float64(l.MaxNs), "max-latency-ns")
-	if sent, ok := t.Counters["bytes_sent"]; ok {
-		value(float64(sent)/float64(t.Operations), "wire-B/op")
+	for _, c := range costs {
+		if x, ok := c.of(t); ok {
+			value(x, c.Unit)
+		}
 	}
 	b.WriteByte('\n')
 }

@@ -21,7 +21,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"raftlab/bench/cluster"
-	"raftlab/kv/node"
 	clusterv1 "raftlab/proto/raftlab/cluster/v1"
 	labv1 "raftlab/proto/raftlab/lab/v1"
 )
@@ -75,15 +74,6 @@ func (p *probe) take(ctx context.Context) sample {
 	s := sample{usage: map[string]*labv1.UsageResponse{}, counters: map[string]uint64{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for name, conn := range p.conns {
-		wg.Go(func() {
-			if u, err := labv1.NewLabClient(conn).Usage(ctx, &labv1.UsageRequest{}); err == nil {
-				mu.Lock()
-				defer mu.Unlock()
-				s.usage[name] = u
-			}
-		})
-	}
 	if p.cluster != nil {
 		for _, n := range p.cluster.Nodes() {
 			wg.Go(func() {
@@ -95,14 +85,10 @@ func (p *probe) take(ctx context.Context) sample {
 			})
 		}
 	}
-	own := node.Usage(false)
-	wg.Wait()
-	s.usage[p.self] = own
-	for name, pid := range p.pids {
-		if u, err := processUsage(pid); err == nil {
-			s.usage[name] = u
-		}
+	for name, r := range p.readUsage(ctx) {
+		s.usage[name] = r.usage
 	}
+	wg.Wait()
 	return s
 }
 
@@ -148,9 +134,8 @@ func (s sample) since(before sample) (map[string]Process, map[string]uint64) {
 			processes[name] = Process{Unavailable: true}
 			continue
 		}
-		cpu := func(u *labv1.UsageResponse) uint64 { return u.GetCpuUserNanos() + u.GetCpuSystemNanos() }
 		processes[name] = Process{
-			CPUS:     float64(cpu(after)-cpu(b)) / 1e9,
+			CPUS:     float64(cpuNanos(after)-cpuNanos(b)) / 1e9,
 			RSSBytes: after.GetRssBytes(), HeapBytes: after.GetHeapLiveBytes(),
 			AllocBytes: after.GetAllocatedBytes() - b.GetAllocatedBytes(),
 			AllocCount: after.GetAllocatedObjects() - b.GetAllocatedObjects(),

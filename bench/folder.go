@@ -76,6 +76,11 @@ func (f *Folder) AppendSeries(t *Trial) error {
 			return err
 		}
 	}
+	for _, p := range t.Usage {
+		if err := e.Encode(usageLine{t.Variant, t.Block, t.Kind, p}); err != nil {
+			return err
+		}
+	}
 	return w.Flush()
 }
 

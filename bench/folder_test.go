@@ -21,7 +21,7 @@ func recorded() *Run {
 		return Trial{
 			Variant: "v01", Block: block, Kind: kind, Viable: true, Valid: true, WindowS: 0.5, Operations: 1000, OpsPerS: 2000,
 			Response: map[string]Latency{"put": l, "all": l}, Service: map[string]Latency{},
-			Counters: map[string]uint64{"bytes_sent": 600_000},
+			Counters: map[string]uint64{"wire_bytes_sent": 600_000},
 			Series:   []Point{{OffsetS: 0, Operations: 400}, {OffsetS: 0.25, Operations: 600}},
 		}
 	}

@@ -159,6 +159,11 @@ type Trial struct {
 	// Counters are totals over all nodes in the window: frames, fragments, ...
 	// largest_frame_sent_bytes alone is of the cluster's whole life.
 	Counters map[string]uint64 `json:"counters,omitempty"`
+	// Usage of processes over time, which stands in trials.jsonl only.
+	Usage []UsagePoint `json:"-"`
+	// CPU of a profile trial is where its processes' CPU time went, by process:
+	// those of Processes, and in one process its nodes and the generator.
+	CPU map[string][]LayerCPU `json:"cpu,omitempty"`
 
 	Hlog     string   `json:"hlog,omitempty"`     // file name in the run folder
 	Profiles []string `json:"profiles,omitempty"` // file names in the run folder
@@ -227,6 +232,8 @@ type VariantSummary struct {
 	// CatchUpS is how long a node took that joined, over the blocks in which it did
 	// within the window.
 	CatchUpS Estimate `json:"catch_up_s"`
+	// Costs of an operation by unit, as Costs lists them; those that are known.
+	Costs map[string]Estimate `json:"costs,omitempty"`
 	// Ceilings has one element for each of the variant's that was measured.
 	Ceilings []CeilingShare `json:"ceilings,omitempty"`
 	// Ratio to the baseline and its verdict: better, worse, same, inconclusive;

@@ -73,6 +73,11 @@ func newBlocks(run *Run, id string) *blocks {
 		} {
 			b.set(metric, t.Block, value)
 		}
+		for _, c := range costs {
+			if x, ok := c.of(t); ok {
+				b.set(c.Unit, t.Block, x)
+			}
+		}
 		if t.CatchUpS > 0 {
 			b.set(catchUpS, t.Block, t.CatchUpS)
 		}
@@ -133,7 +138,7 @@ func (s *summarizer) variant(v *Variant) VariantSummary {
 		OpsPerS: b.estimate("ops/s"), BytesPerS: b.estimate(bytesPerS),
 		P50Ns: b.estimate("p50-latency-ns"), P90Ns: b.estimate("p90-latency-ns"), P99Ns: b.estimate("p99-latency-ns"),
 		P999Ns: b.estimate("p99.9-latency-ns"), MaxNs: b.estimate("max-latency-ns"),
-		CatchUpS: b.estimate(catchUpS),
+		CatchUpS: b.estimate(catchUpS), Costs: b.costs(),
 	}
 	for _, id := range v.Ceilings {
 		if share, ok := s.share(b, id); ok {

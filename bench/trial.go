@@ -123,7 +123,10 @@ func (b *rig) openTarget(name, read string) (target.Target, error) {
 			o.Direct = append(o.Direct, n.Local())
 		}
 	}
-	t, err := target.New(name, o)
+	var t target.Target
+	var err error
+	// What its connections do is not the nodes' doing.
+	asGenerator(context.Background(), func(context.Context) { t, err = target.New(name, o) })
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +173,7 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	}
 	defer func() { err = errors.Join(err, probe.close()) }()
 	cfg := b.loadConfig()
-	w := window{ctx: ctx, probe: probe, length: cfg.Duration}
+	w := window{ctx: ctx, probe: probe, length: cfg.Duration, interval: cfg.Interval}
 	if after := b.variant.Settings.Load.JoinAfter; after > 0 {
 		w.onBegin = func(ctx context.Context) { w.join = startJoin(ctx, b.cluster, after) }
 	}
@@ -182,8 +185,7 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	}
 	started := time.Now()
 	var rec *load.Recording
-	// Profiles of this process tell its goroutines apart from those of the nodes.
-	pprof.Do(ctx, pprof.Labels("node", processGenerator), func(ctx context.Context) {
+	asGenerator(ctx, func(ctx context.Context) {
 		rec, err = load.Run(ctx, cfg, b.target, func(iv load.Interval) {
 			if iv.Warmup && iv.Offset+iv.Length == 0 {
 				w.begin()
@@ -208,6 +210,9 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 		if t.Profiles, captureErr = w.capture.end(ctx); captureErr != nil {
 			t.warn(captureErr.Error())
 		}
+		if t.CPU, captureErr = w.capture.layers(t.Operations); captureErr != nil {
+			t.warn(captureErr.Error())
+		}
 	}
 	overloaded := cfg.Rate > 0 && rec.Unfinished > 0
 	if elapsed > cfg.Warmup+cfg.Duration+drainTime || t.Operations == 0 || overloaded {
@@ -225,23 +230,31 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	return b.verify(ctx, t, cfg, rec)
 }
 
+// asGenerator labels what f does and the goroutines it starts, so that profiles of
+// this process tell them apart from those of the nodes, which kv/node labels.
+func asGenerator(ctx context.Context, f func(context.Context)) {
+	pprof.Do(ctx, pprof.Labels("node", processGenerator), f)
+}
+
 // window reads the counters and takes the profiles of a measured window.
 type window struct {
-	ctx     context.Context
-	probe   *probe
-	capture *capture
-	length  time.Duration
+	ctx      context.Context
+	probe    *probe
+	capture  *capture
+	length   time.Duration
+	interval time.Duration // of the time series
 
 	onBegin func(ctx context.Context) // of an event in the window; nil for none
 	join    *join                     // after begin
 
 	wg            sync.WaitGroup
 	before, after sample
+	usage         []UsagePoint
 }
 
 // begin is called at the window's start and does not hold it up.
 func (w *window) begin() {
-	timer := time.NewTimer(w.length)
+	begin, timer := time.Now(), time.NewTimer(w.length)
 	if w.capture != nil {
 		w.capture.begin(w.ctx)
 	}
@@ -256,6 +269,7 @@ func (w *window) begin() {
 			defer func() { <-w.join.done }()
 		}
 		w.before = w.probe.take(w.ctx)
+		w.usage = usagePoints(begin, w.probe.follow(ctx, w.interval))
 		select {
 		case <-timer.C:
 			w.after = w.probe.take(w.ctx)
@@ -290,6 +304,7 @@ func (b *rig) record(t *Trial, rec *load.Recording, w *window) {
 		})
 	}
 	t.Processes, t.Counters = w.after.since(w.before)
+	t.Usage = w.usage
 }
 
 func latency(h *load.Histogram) Latency {

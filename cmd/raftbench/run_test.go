@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,6 +74,7 @@ func TestSmoke(t *testing.T) {
 	for i := range run.Trials {
 		checkTrial(t, dir, &run.Trials[i], variants[run.Trials[i].Variant])
 	}
+	checkUsage(t, dir, run.Trials)
 	for _, name := range []string{"results.txt", "trials.jsonl", "report.html", "report.md"} {
 		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
 			t.Errorf("%s: %v", name, err)
@@ -149,6 +151,48 @@ func checkProfiles(t *testing.T, dir string, trial *bench.Trial, v bench.Variant
 			path := filepath.Join(dir, "pprof", v.ID, p, kind+".pb.gz")
 			if info, err := os.Stat(path); err != nil || info.Size() == 0 {
 				t.Errorf("%s: %v", path, err)
+			}
+		}
+	}
+	// Whoever runs for a second is seen; at a low rate the profiler may miss it.
+	if len(trial.CPU) == 0 && v.Config["rate"] == "0" {
+		t.Errorf("%s: no CPU time by layer", v.Name)
+	}
+	for process, layers := range trial.CPU {
+		if known := append(processes, "generator", "node1", "node2", "node3", "node4"); !slices.Contains(known, process) {
+			t.Errorf("%s: CPU time of process %q", v.Name, process)
+		}
+		for _, l := range layers {
+			if l.UsPerOp.Center <= 0 || l.UsPerOp.N == 0 || l.UsPerOp.Lo >= l.UsPerOp.Hi {
+				t.Errorf("%s: %s %+v", v.Name, process, l)
+			}
+		}
+	}
+}
+
+// checkUsage checks that processes were followed through windows.
+func checkUsage(t *testing.T, dir string, trials []bench.Trial) {
+	t.Helper()
+	f, err := os.Open(filepath.Join(dir, bench.SeriesFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	usage, err := bench.ReadUsage(f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if len(usage) < len(trials)/2 {
+		t.Errorf("processes were followed in %d of %d trials", len(usage), len(trials))
+	}
+	for _, u := range usage {
+		i := slices.IndexFunc(trials, func(t bench.Trial) bool {
+			return t.Variant == u.Variant && t.Block == u.Block && t.Kind == u.Kind
+		})
+		for _, p := range u.Points {
+			for name, at := range p.Processes {
+				if _, ok := trials[i].Processes[name]; !ok || at.RSSBytes == 0 || at.CPUs < 0 {
+					t.Errorf("%s block %d: %s %+v", u.Variant, u.Block, name, at)
+				}
 			}
 		}
 	}
