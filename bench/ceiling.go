@@ -74,7 +74,7 @@ func (r *runner) startServer(ctx context.Context, e *echo, s *Settings, name, co
 	if s.Load.Topology == TopologyProcesses {
 		args := []string{command}
 		if command == EchoCommand {
-			args = append(args, "--value-size", strconv.FormatInt(int64(s.Load.ValueSize), 10))
+			args = append(args, "--value-size", strconv.Itoa(s.Load.ValueSize.Most()))
 		}
 		if len(followers) > 0 {
 			args = append(args, "--followers", strings.Join(followers, ","))
@@ -93,7 +93,7 @@ func (r *runner) startServer(ctx context.Context, e *echo, s *Settings, name, co
 	}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
-	go func() { served <- e.serve(life, lis, s.Node, int(s.Load.ValueSize), command, followers) }()
+	go func() { served <- e.serve(life, lis, s.Node, s.Load.ValueSize.Most(), command, followers) }()
 	e.closers = append(e.closers, func() error {
 		cancel()
 		return <-served

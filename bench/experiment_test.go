@@ -30,7 +30,7 @@ func TestParseFaults(t *testing.T) {
 		{"unknown field", "name: x\nfixed: {\n  chunk-sise: 1}\n", `x.yaml:3: unknown field "chunk-sise" (did you mean chunk-size?)`},
 		{"identity is no field", "name: x\nfixed: {id: 3}\n", `x.yaml:2: unknown field "id"`},
 		{"wrong type", "name: x\nfixed:\n  clients: many\n", `x.yaml:3: clients "many" is not a whole number`},
-		{"bad size", "name: x\nfixed:\n  value-size: 10XB\n", `x.yaml:3: value-size "10XB" is not a size such as 512, 64KiB or 4MiB`},
+		{"bad size", "name: x\nfixed:\n  value-size: 10XB\n", `x.yaml:3: value-size "10XB" is not a size such as 512 or 64KiB, a range such as 64..4KiB, nor a file such as @sizes.txt`},
 		{"rate of nothing", "name: x\nfixed:\n  rate: 0\n", "x.yaml:3: rate 0 sends nothing; it must be greater than 0, or auto for a closed loop"},
 		{"not a value", "name: x\nfixed: {chunking: zip}\n", `x.yaml:2: chunking "zip" is not one of none, raft, count, reactive, bounded, fragment`},
 		{"list under fixed", "name: x\nfixed:\n  clients: [1, 2]\n", "x.yaml:3: clients takes one value under fixed; lists go under vary or arms"},

@@ -156,7 +156,7 @@ var drawnAxes = map[string][]string{
 	"chunk-size":      {"64KiB", "1MiB", "8MiB", "auto"},
 	"chunk-count":     {"1", "3"},
 	"ops-per-message": {"1", "64"},
-	"value-size":      {"256", "1MiB", "8MiB"},
+	"value-size":      {"256", "1MiB", "8MiB", "64..1MiB"},
 	"op":              {"put", "get", "mixed"},
 	"read-ratio":      {"0.5", "0.9"},
 	"read":            {"linearizable", "lease", "follower", "stale"},

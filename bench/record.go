@@ -1,6 +1,10 @@
 package bench
 
-import "time"
+import (
+	"time"
+
+	"raftlab/bench/load"
+)
 
 // Schema is the version of run.json that this build writes and reads.
 const Schema = 2
@@ -22,9 +26,12 @@ type Run struct {
 	TrialsCompleted int         `json:"trials_completed"`
 	Environment     Environment `json:"environment"`
 	Warnings        []string    `json:"warnings"`
-	Variants        []Variant   `json:"variants"`
-	Skipped         []Skipped   `json:"skipped"`
-	Trials          []Trial     `json:"trials"`
+	// SizeFiles holds what stood in the files of sizes that variants use, by the
+	// name they have there.
+	SizeFiles map[string][]load.SizeWeight `json:"size_files,omitempty"`
+	Variants  []Variant                    `json:"variants"`
+	Skipped   []Skipped                    `json:"skipped"`
+	Trials    []Trial                      `json:"trials"`
 }
 
 // ExperimentInfo is the question a run answers and how it was asked.

@@ -151,7 +151,7 @@ func Execute(ctx context.Context, o Options) (*Run, error) {
 			WarmupS: e.Measure.Warmup.Seconds(), MeasureS: e.Measure.Duration.Seconds(),
 		},
 		TrialsPlanned: len(r.jobs), Environment: observe(o.Build),
-		Skipped: slices.Clone(o.Matrix.Skipped), Trials: []Trial{},
+		SizeFiles: sizeFiles(o.Matrix.Variants), Skipped: slices.Clone(o.Matrix.Skipped), Trials: []Trial{},
 	}
 	r.run.Environment.ServerBin, r.run.Environment.ServerInfo = shortPath(o.ServerBin), o.ServerInfo
 	for _, v := range o.Matrix.Variants {

@@ -42,15 +42,16 @@ type Load struct {
 	Clients      int           `knob:"clients" usage:"clients, each with one message under way"`
 	Conns        int           `knob:"conns" usage:"client connections that the clients share (default: 1)"`
 	Rate         float64       `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
+	ThinkTime    time.Duration `knob:"think-time" usage:"how long a client waits after an answer before it sends again; without a rate only"`
 	OpsPerMsg    int           `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
 	Op           string        `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
 	ReadRatio    float64       `knob:"read-ratio" usage:"share of gets for op mixed, 0 to 1"`
 	Read         string        `knob:"read" values:"linearizable,lease,follower,stale" usage:"what gets promise, and who answers: the leader by a round or under its lease, all nodes with a round, all nodes without"`
-	ValueSize    node.Size     `knob:"value-size" usage:"bytes of a value"`
-	KeySize      int           `knob:"key-size" usage:"bytes of a key"`
+	ValueSize    Sizes         `knob:"value-size" usage:"bytes of a value: one size, a range of which all are alike, or a file whose lines are a size and its weight"`
+	KeySize      Sizes         `knob:"key-size" usage:"bytes of a key, in the forms of value-size; each key keeps its size"`
 	Keys         int           `knob:"keys" usage:"distinct keys"`
 	JoinAfter    time.Duration `knob:"join-after" usage:"when a further node joins, empty, from the window's beginning (0: never)"`
-	Distribution string        `knob:"key-distribution" values:"uniform,zipf,sequential" usage:"which keys are picked"`
+	Distribution string        `knob:"key-distribution" values:"uniform,zipf,sequential,hotspot,latest" usage:"which keys are picked: all alike, by zipf's law with 0.99, in turn, a fifth for four fifths of the operations, or near the newest"`
 }
 
 // Settings are everything that makes one variant.
@@ -65,7 +66,7 @@ func DefaultSettings() Settings {
 		Load: Load{
 			Topology: TopologyInProcessGRPC, Listener: "tcp", Nodes: 3, Target: TargetUnary, Wire: "unary",
 			Clients: 16, OpsPerMsg: 1, Op: "put", Read: "linearizable", ReadRatio: 0.5,
-			ValueSize: 256, KeySize: 16, Keys: 10000, Distribution: "uniform",
+			ValueSize: fixedSize(256), KeySize: fixedSize(16), Keys: 10000, Distribution: "uniform",
 		},
 		Node: node.DefaultConfig(),
 	}
@@ -197,7 +198,7 @@ func (s *Settings) reads(key string) bool {
 	l, n := &s.Load, &s.Node
 	local := l.Topology == TopologyInProcess
 	switch key {
-	case "topology", "target", "clients", "rate", "op", "value-size", "key-size", "keys", "key-distribution":
+	case "topology", "target", "clients", "rate", "think-time", "op", "value-size", "key-size", "keys", "key-distribution":
 		return true
 	case "listener":
 		return l.Topology == TopologyInProcessGRPC
@@ -267,6 +268,10 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 		return fmt.Sprintf("target %s is gRPC, which topology in-process is without", l.Target)
 	case l.Target == TargetRelay && l.Op != "put":
 		return fmt.Sprintf("target relay relays puts: op %s does not pass through it", l.Op)
+	case isEcho(l.Target) && l.Op == "get" && !l.ValueSize.Fixed():
+		return fmt.Sprintf("target %s answers gets with values of one size: value-size %s has many", l.Target, l.ValueSize)
+	case l.ThinkTime > 0 && l.Rate > 0:
+		return fmt.Sprintf("think-time %s has no meaning with rate %s, which a clock keeps", l.ThinkTime, plain("rate", l.Rate))
 	case l.Topology == TopologyInProcess && axes("chunking"):
 		return "topology in-process hands messages over whole: there is nothing to chunk"
 	}
@@ -281,7 +286,7 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 		}
 		// Raft's own entry adds index and term, kv's adds header and tags.
 		const overhead = 96
-		entry := uint64(l.ValueSize) + uint64(l.KeySize) + overhead
+		entry := uint64(l.ValueSize.Most()) + uint64(l.KeySize.Most()) + overhead
 		limit := transport.MaxEntryBytes(n.Chunking, transport.FrameLimit(n.Compression, int(n.MaxMessage)))
 		if l.Topology != TopologyInProcess && l.Op != "get" && entry > limit {
 			return fmt.Sprintf("value-size %s makes an entry larger than chunking %s can carry under max-message %s",
@@ -305,9 +310,8 @@ func (l *Load) validate() error {
 		{"rate", l.Rate, 0, 1e9},
 		{"ops-per-message", float64(l.OpsPerMsg), 1, 1e6},
 		{"read-ratio", l.ReadRatio, 0, 1},
-		{"value-size", float64(l.ValueSize), 0, 1 << 30},
-		{"key-size", float64(l.KeySize), 8, 4096},
 		{"keys", float64(l.Keys), 1, 1e8},
+		{"think-time", float64(l.ThinkTime), 0, float64(time.Hour)},
 		{"join-after", float64(l.JoinAfter), 0, float64(time.Hour)},
 	} {
 		if c.value < c.min {
@@ -317,15 +321,16 @@ func (l *Load) validate() error {
 			return fmt.Errorf("%s %s exceeds the maximum %s", c.key, plain(c.key, c.value), plain(c.key, c.max))
 		}
 	}
-	return nil
+	if err := l.ValueSize.within("value-size", 0, 1<<30); err != nil {
+		return err
+	}
+	return l.KeySize.within("key-size", 8, 4096)
 }
 
-// plain formats a number as the field is written: 1GiB, not 1.073741824e+09.
+// plain formats a number as the field is written: 1s, not 1e+09.
 func plain(key string, value float64) string {
 	switch key {
-	case "value-size":
-		return node.Size(value).String()
-	case "join-after":
+	case "join-after", "think-time":
 		return time.Duration(value).String()
 	}
 	return strconv.FormatFloat(value, 'f', -1, 64)

@@ -103,7 +103,7 @@ func (b *rig) openCluster(ctx context.Context) error {
 		return err
 	}
 	cfg := b.loadConfig()
-	cfg.OpsPerMessage = max(1, min(preloadOps, int((1<<20)/(s.Load.ValueSize+1))))
+	cfg.OpsPerMessage = max(1, min(preloadOps, (1<<20)/(s.Load.ValueSize.Most()+1)))
 	cfg.Clients = min(cfg.Clients, 16)
 	return load.Preload(ctx, cfg, filler)
 }
@@ -141,8 +141,8 @@ const preloadOps = 64
 func (b *rig) loadConfig() load.Config {
 	l, m := &b.variant.Settings.Load, b.r.Experiment.Measure
 	cfg := load.Config{
-		Clients: l.Clients, Rate: l.Rate, OpsPerMessage: l.OpsPerMsg,
-		Keys: l.Keys, KeySize: l.KeySize, KeyDistribution: l.Distribution, ValueSize: int(l.ValueSize),
+		Clients: l.Clients, Rate: l.Rate, ThinkTime: l.ThinkTime, OpsPerMessage: l.OpsPerMsg,
+		Keys: l.Keys, KeySize: l.KeySize.Sizes, KeyDistribution: l.Distribution, ValueSize: l.ValueSize.Sizes,
 		Seed: b.r.Seed, Warmup: m.Warmup, Duration: m.Duration, Interval: m.interval(), Drain: drainTime,
 	}
 	switch l.Op {
@@ -154,7 +154,7 @@ func (b *rig) loadConfig() load.Config {
 	if l.Topology == TopologyExternal {
 		// Not fresh: what a trial reads and checks has to be its own.
 		cfg.KeyPrefix = fmt.Sprintf("%s%d-%d/", b.variant.ID, b.job.block, b.r.Seed%1000)
-		cfg.KeySize = max(cfg.KeySize, len(cfg.KeyPrefix)+len(strconv.Itoa(l.Keys)))
+		cfg.KeySize = cfg.KeySize.AtLeast(len(cfg.KeyPrefix) + len(strconv.Itoa(l.Keys)))
 	}
 	if b.job.kind == TrialProfile {
 		cfg.Duration = m.Profile.Truncate(time.Second)

@@ -4,10 +4,11 @@
 //
 // Four questions, a file each:
 //
-//   - what (workload.go, random.go, zipf.go): each client has a stream of
-//     operations that depends on the seed and the client's number only, so that
-//     every target and topology gets the same operations. Values are random
-//     throughout and never repeat.
+//   - what (workload.go, sizes.go, random.go; zipf.go, hotspot.go, latest.go): each
+//     client has a stream of operations that depends on the seed and the client's
+//     number only, so that every target and topology gets the same operations; of
+//     distribution latest alone the keys depend on how far the others have come.
+//     Values are random throughout and never repeat.
 //   - when (pacer.go, alarm.go): in a closed loop a client sends its next message
 //     when the last was answered; in an open loop message j is due at t0 + j/rate
 //     whatever the target does.

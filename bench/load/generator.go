@@ -199,7 +199,7 @@ func (g *generator) counts(intended, end time.Duration) bool {
 // sort sorts the results of a message by what became of the operations.
 func (g *generator) sort(out *outcome, stream *stream, results []Result, err error) {
 	out.acknowledged = [kinds]int64{}
-	out.found = 0
+	out.found, out.valueBytes = 0, 0
 	out.errors = out.errors[:0]
 	for i := range results {
 		r := &results[i]
@@ -212,8 +212,10 @@ func (g *generator) sort(out *outcome, stream *stream, results []Result, err err
 		}
 		kind := stream.ops[i].Kind
 		out.acknowledged[kind]++
+		out.valueBytes += int64(len(stream.ops[i].Value))
 		if kind == Get && r.Found {
 			out.found++
+			out.valueBytes += int64(r.ValueBytes)
 		}
 		g.rec.acknowledge(stream.index[i], r.ModRevision)
 	}

@@ -280,7 +280,7 @@ func TestWindowCountsWhatDocSays(t *testing.T) {
 					t.Errorf("window of %v", r.Window())
 				}
 				gets := uint64(r.Response(Get).TotalCount())
-				if r.Missing != gets || r.ValueBytes != (r.Operations-gets)*uint64(c.ValueSize) {
+				if r.Missing != gets || r.ValueBytes != (r.Operations-gets)*uint64(c.ValueSize.Most()) {
 					t.Errorf("%d of %d gets found nothing, %d bytes", r.Missing, gets, r.ValueBytes)
 				}
 				measured := slices.DeleteFunc(slices.Clone(told), func(iv Interval) bool { return iv.Warmup })
@@ -513,7 +513,7 @@ func BenchmarkGenerator(b *testing.B) {
 	for _, tt := range []struct{ clients, ops int }{{1, 1}, {256, 1}, {256, 64}} {
 		b.Run(fmt.Sprintf("clients=%d/ops-per-message=%d", tt.clients, tt.ops), func(b *testing.B) {
 			c := config()
-			c.Clients, c.OpsPerMessage, c.ValueSize, c.Duration = tt.clients, tt.ops, 256, 100*time.Millisecond
+			c.Clients, c.OpsPerMessage, c.ValueSize, c.Duration = tt.clients, tt.ops, FixedSize(256), 100*time.Millisecond
 			var ops uint64
 			var took time.Duration
 			for b.Loop() {
@@ -534,6 +534,7 @@ func BenchmarkGenerator(b *testing.B) {
 func TestClientAllocatesNothing(t *testing.T) {
 	c := config()
 	c.Clients, c.Duration, c.OpsPerMessage = 1, 200*time.Millisecond, 4
+	c.ReadRatio, c.ValueSize, c.KeySize, c.KeyDistribution = 0.5, SizeRange(1, 64), SizeRange(8, 32), Latest
 	var ops uint64
 	allocs := testing.AllocsPerRun(1, func() {
 		r, err := Run(t.Context(), c, null{}, nil)

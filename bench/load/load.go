@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -46,9 +48,11 @@ type Result struct {
 	// ModRevision is the store's revision that last changed the key; 0 when
 	// there is no such key or the target has no revisions.
 	ModRevision uint64
-	// Found tells whether a get found its key.
-	Found bool
-	Err   error
+	// Found tells whether a get found its key, and ValueBytes the size of what it
+	// found.
+	Found      bool
+	ValueBytes int
+	Err        error
 }
 
 // Session is one client of a target. It is used by one goroutine at a time.
@@ -74,7 +78,12 @@ const (
 	Uniform    = "uniform"
 	Zipf       = "zipf"
 	Sequential = "sequential"
+	Hotspot    = "hotspot"
+	Latest     = "latest"
 )
+
+// Distributions lists all key distributions.
+func Distributions() []string { return []string{Uniform, Zipf, Sequential, Hotspot, Latest} }
 
 // Config says what load to make.
 type Config struct {
@@ -89,12 +98,13 @@ type Config struct {
 	// ReadRatio is the share of gets, 0 to 1.
 	ReadRatio float64
 	// Keys are KeyPrefix and a decimal number with leading zeros, KeySize bytes
-	// together.
+	// together; each key has one size, whatever the seed.
 	Keys            int
-	KeySize         int
+	KeySize         Sizes
 	KeyPrefix       string
 	KeyDistribution string
-	ValueSize       int
+	// ValueSize is drawn anew for each put.
+	ValueSize Sizes
 	// Seed decides the operations of every client.
 	Seed uint64
 
@@ -132,10 +142,12 @@ func (c Config) Validate() error {
 		return fail("read-ratio", c.ReadRatio, "is not from 0 to 1")
 	case c.Keys < 1 || c.Keys > math.MaxInt32:
 		return fail("keys", c.Keys, "is not from 1 to %d", math.MaxInt32)
-	case c.KeySize < len(c.KeyPrefix)+digits(c.Keys):
+	case c.KeySize.least < len(c.KeyPrefix)+digits(c.Keys):
 		return fail("key-size", c.KeySize, "has no room for the prefix %q and %d digits", c.KeyPrefix, digits(c.Keys))
-	case c.ValueSize < 0:
+	case c.ValueSize.least < 0:
 		return fail("value-size", c.ValueSize, "must not be negative")
+	case c.KeySize.least > c.KeySize.most || c.ValueSize.least > c.ValueSize.most:
+		return fmt.Errorf("key-size %v or value-size %v is no range", c.KeySize, c.ValueSize)
 	case c.Warmup < 0:
 		return fail("warmup", c.Warmup, "must not be negative")
 	case c.Duration <= 0:
@@ -145,11 +157,10 @@ func (c Config) Validate() error {
 	case c.Drain < 0:
 		return fail("drain", c.Drain, "must not be negative")
 	}
-	switch c.KeyDistribution {
-	case Uniform, Zipf, Sequential:
-		return nil
+	if !slices.Contains(Distributions(), c.KeyDistribution) {
+		return fail("key-distribution", strconv.Quote(c.KeyDistribution), "is not one of %s", strings.Join(Distributions(), ", "))
 	}
-	return fail("key-distribution", strconv.Quote(c.KeyDistribution), "is not one of uniform, zipf, sequential")
+	return nil
 }
 
 // effective puts in what was left unset.
@@ -173,14 +184,20 @@ func digits(keys int) int { return len(strconv.Itoa(keys - 1)) }
 func (c Config) AppendKey(dst []byte, index int) []byte {
 	dst = append(dst, c.KeyPrefix...)
 	at := len(dst)
-	for range c.KeySize - len(c.KeyPrefix) {
+	for range c.keyBytes(index) - len(c.KeyPrefix) {
 		dst = append(dst, '0')
 	}
 	putDecimal(dst[at:], index)
 	return dst
 }
 
-// putDecimal writes n at the end of p, which holds zeros.
+// keyBytes is the size of a key, which depends on its index alone.
+func (c *Config) keyBytes(index int) int {
+	r := newRandom(uint64(index), 0)
+	return c.KeySize.draw(&r)
+}
+
+// putDecimal fills p with n and leading zeros.
 func putDecimal(p []byte, n int) {
 	for i := len(p) - 1; i >= 0; i-- {
 		p[i] = '0' + byte(n%10)

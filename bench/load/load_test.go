@@ -13,8 +13,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // config is a valid closed loop that tests vary.
 func config() Config {
 	return Config{
-		Clients: 4, OpsPerMessage: 1, Keys: 1000, KeySize: 16, KeyPrefix: "k/", KeyDistribution: Uniform,
-		ValueSize: 32, Seed: 1, Duration: time.Second,
+		Clients: 4, OpsPerMessage: 1, Keys: 1000, KeySize: FixedSize(16), KeyPrefix: "k/", KeyDistribution: Uniform,
+		ValueSize: FixedSize(32), Seed: 1, Duration: time.Second,
 	}
 }
 
@@ -33,9 +33,9 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.OpsPerMessage = 0 }, "ops-per-message 0 must be at least 1"},
 		{func(c *Config) { c.ReadRatio = 1.5 }, "read-ratio 1.5 is not from 0 to 1"},
 		{func(c *Config) { c.Keys = 0 }, "keys 0 is not from 1 to 2147483647"},
-		{func(c *Config) { c.KeySize = 4 }, `key-size 4 has no room for the prefix "k/" and 3 digits`},
-		{func(c *Config) { c.KeyDistribution = "gauss" }, `key-distribution "gauss" is not one of uniform, zipf, sequential`},
-		{func(c *Config) { c.ValueSize = -1 }, "value-size -1 must not be negative"},
+		{func(c *Config) { c.KeySize = FixedSize(4) }, `key-size 4 has no room for the prefix "k/" and 3 digits`},
+		{func(c *Config) { c.KeyDistribution = "gauss" }, `key-distribution "gauss" is not one of uniform, zipf, sequential, hotspot, latest`},
+		{func(c *Config) { c.ValueSize = FixedSize(-1) }, "value-size -1 must not be negative"},
 		{func(c *Config) { c.Warmup = -1 }, "warmup -1ns must not be negative"},
 		{func(c *Config) { c.Duration = 0 }, "duration 0s must be more than 0"},
 		{func(c *Config) { c.Interval = -1 }, "interval -1ns must not be negative"},
@@ -54,11 +54,11 @@ func TestValidate(t *testing.T) {
 }
 
 func TestAppendKey(t *testing.T) {
-	c := Config{Keys: 1000, KeySize: 8, KeyPrefix: "a/"}
+	c := Config{Keys: 1000, KeySize: FixedSize(8), KeyPrefix: "a/"}
 	if got := string(c.AppendKey([]byte("x"), 42)); got != "xa/000042" {
 		t.Errorf("got %q", got)
 	}
-	if c.KeySize = 5; string(c.AppendKey(nil, 999)) != "a/999" {
+	if c.KeySize = FixedSize(5); string(c.AppendKey(nil, 999)) != "a/999" {
 		t.Errorf("got %q", c.AppendKey(nil, 999))
 	}
 }

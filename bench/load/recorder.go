@@ -65,6 +65,7 @@ type counts struct {
 	operations [kinds]uint64 // acknowledged
 	missing    uint64        // gets that found nothing
 	found      uint64
+	valueBytes uint64
 	messages   uint64 // that counted
 	warm       uint64 // operations acknowledged before the window
 	errors     [codes.Unauthenticated + 1]uint64
@@ -110,6 +111,7 @@ func (c *counts) add(other *counts) {
 	}
 	c.missing += other.missing
 	c.found += other.found
+	c.valueBytes += other.valueBytes
 	c.messages += other.messages
 	c.warm += other.warm
 	c.warmErrors += other.warmErrors
@@ -142,6 +144,7 @@ type outcome struct {
 
 	acknowledged [kinds]int64
 	found        int64
+	valueBytes   int64        // written or found
 	errors       []codes.Code // of the operations that failed
 }
 
@@ -195,6 +198,7 @@ func (s *shard) count(o *outcome) {
 		c.lag.record(o.lag, 1)
 	}
 	c.found += uint64(o.found)
+	c.valueBytes += uint64(o.valueBytes)
 	c.missing += uint64(o.acknowledged[Get] - o.found)
 	for _, code := range o.errors {
 		c.errors[min(code, codes.Code(len(c.errors)-1))]++

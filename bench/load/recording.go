@@ -124,7 +124,7 @@ func (r *Recording) finish(rec *recorder) {
 	r.Operations = c.total()
 	r.Missing = c.missing
 	r.Warmup = c.warm
-	r.ValueBytes = (c.operations[Put] + c.found) * uint64(r.Config.ValueSize)
+	r.ValueBytes = c.valueBytes
 	r.ErrorsByCode = map[string]uint64{}
 	for code, n := range c.errors {
 		if n > 0 {

@@ -2,21 +2,30 @@ package load
 
 // workload makes the streams of all clients.
 type workload struct {
-	cfg  Config
-	zipf *zipf // nil for other distributions
+	cfg    Config
+	spread spread
+	// Those of other distributions are nil.
+	zipf    *zipf
+	hotspot *hotspot
+	latest  *latest
 }
 
 func newWorkload(cfg Config) *workload {
-	w := &workload{cfg: cfg}
-	if cfg.KeyDistribution == Zipf {
+	w := &workload{cfg: cfg, spread: newSpread(cfg.Keys)}
+	switch cfg.KeyDistribution {
+	case Zipf:
 		w.zipf = newZipf(cfg.Keys)
+	case Hotspot:
+		w.hotspot = newHotspot(cfg.Keys)
+	case Latest:
+		w.latest = newLatest(cfg.Keys)
 	}
 	return w
 }
 
 // stream is the sequence of operations of one client. It depends on the seed
-// and the client's number only, not on time or on other clients. Not for more
-// than one goroutine.
+// and the client's number only, not on time or on other clients; but see latest.
+// Not for more than one goroutine.
 type stream struct {
 	w *workload
 	// Two generators, so that the same keys come whatever the values' size is.
@@ -37,13 +46,13 @@ func (w *workload) stream(client int) *stream {
 		position: uint64(client) * uint64(c.Keys) / uint64(c.Clients),
 		ops:      make([]Op, c.OpsPerMessage),
 		index:    make([]int, c.OpsPerMessage),
-		keys:     make([]byte, 0, c.OpsPerMessage*c.KeySize),
+		keys:     make([]byte, c.OpsPerMessage*c.KeySize.most),
 	}
 	if c.ReadRatio < 1 {
-		s.buffer = make([]byte, c.OpsPerMessage*c.ValueSize)
+		s.buffer = make([]byte, c.OpsPerMessage*c.ValueSize.most)
 	}
-	for range c.OpsPerMessage {
-		s.keys = c.AppendKey(s.keys, 0)
+	for i := range c.OpsPerMessage {
+		copy(s.keys[i*c.KeySize.most:], c.KeyPrefix)
 	}
 	return s
 }
@@ -56,16 +65,20 @@ func (s *stream) message() []Op {
 		if ratio := s.w.cfg.ReadRatio; ratio == 1 || ratio > 0 && s.choose.float() < ratio {
 			kind = Get
 		}
-		s.set(i, kind, s.nextKey())
+		s.set(i, kind, s.nextKey(kind))
 	}
 	return s.ops
 }
 
-func (s *stream) nextKey() int {
+func (s *stream) nextKey(kind Kind) int {
 	n := uint64(s.w.cfg.Keys)
 	switch s.w.cfg.KeyDistribution {
 	case Zipf:
-		return int(s.w.zipf.key(s.w.zipf.rank(&s.choose)))
+		return int(s.w.spread.key(s.w.zipf.rank(&s.choose)))
+	case Hotspot:
+		return int(s.w.spread.key(s.w.hotspot.rank(&s.choose)))
+	case Latest:
+		return int(s.w.latest.key(kind, &s.choose))
 	case Sequential:
 		k := s.position
 		if s.position++; s.position == n {
@@ -76,15 +89,21 @@ func (s *stream) nextKey() int {
 	return int(s.choose.below(n))
 }
 
-// set makes operation i of the message.
+// set makes operation i of the message. Each has room for the largest key and
+// value.
 func (s *stream) set(i int, kind Kind, key int) {
 	c := &s.w.cfg
-	k := s.keys[i*c.KeySize : (i+1)*c.KeySize : (i+1)*c.KeySize]
+	k := part(s.keys, i, c.KeySize.most, c.keyBytes(key))
 	putDecimal(k[len(c.KeyPrefix):], key)
 	op := Op{Kind: kind, Key: k}
 	if kind == Put {
-		op.Value = s.buffer[i*c.ValueSize : (i+1)*c.ValueSize : (i+1)*c.ValueSize]
+		op.Value = part(s.buffer, i, c.ValueSize.most, c.ValueSize.draw(&s.values))
 		s.values.fill(op.Value)
 	}
 	s.ops[i], s.index[i] = op, key
+}
+
+// part is the first so many bytes of one of the equal parts of a buffer.
+func part(buffer []byte, i, room, size int) []byte {
+	return buffer[i*room : i*room+size : i*room+size]
 }

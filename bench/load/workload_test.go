@@ -27,7 +27,7 @@ func trace(c Config, client, messages int, withValues bool) string {
 }
 
 func TestStreamDependsOnSeedAndClientOnly(t *testing.T) {
-	for _, distribution := range []string{Uniform, Zipf, Sequential} {
+	for _, distribution := range Distributions() {
 		c := config()
 		c.KeyDistribution, c.ReadRatio, c.OpsPerMessage = distribution, 0.3, 3
 		one := trace(c, 2, 100, true)
@@ -45,7 +45,7 @@ func TestStreamDependsOnSeedAndClientOnly(t *testing.T) {
 		}
 		// Variants with other values are driven with the same keys.
 		d := c
-		d.ValueSize = 1000
+		d.ValueSize = SizeRange(900, 1000)
 		if trace(d, 2, 100, false) != trace(c, 2, 100, false) {
 			t.Errorf("%s: the keys depend on the size of the values", distribution)
 		}
@@ -56,9 +56,9 @@ func TestMessageKeysMatchTheirIndex(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := Config{
 			Clients: rapid.IntRange(1, 9).Draw(t, "clients"), OpsPerMessage: rapid.IntRange(1, 5).Draw(t, "ops"),
-			Keys: rapid.IntRange(1, 3000).Draw(t, "keys"), KeySize: rapid.IntRange(6, 20).Draw(t, "size"), KeyPrefix: "k-",
-			KeyDistribution: rapid.SampledFrom([]string{Uniform, Zipf, Sequential}).Draw(t, "distribution"),
-			ReadRatio:       rapid.Float64Range(0, 1).Draw(t, "ratio"), ValueSize: rapid.IntRange(0, 40).Draw(t, "value"),
+			Keys: rapid.IntRange(1, 3000).Draw(t, "keys"), KeySize: sizes(6, 20).Draw(t, "key"), KeyPrefix: "k-",
+			KeyDistribution: rapid.SampledFrom(Distributions()).Draw(t, "distribution"),
+			ReadRatio:       rapid.Float64Range(0, 1).Draw(t, "ratio"), ValueSize: sizes(0, 40).Draw(t, "value"),
 			Seed: rapid.Uint64().Draw(t, "seed"), Duration: 1,
 		}
 		if err := c.Validate(); err != nil {
@@ -74,7 +74,7 @@ func TestMessageKeysMatchTheirIndex(t *testing.T) {
 				if k := s.index[i]; k < 0 || k >= c.Keys || string(c.AppendKey(nil, k)) != string(op.Key) {
 					t.Fatalf("key %q has index %d", op.Key, k)
 				}
-				if op.Kind == Put && len(op.Value) != c.ValueSize || op.Kind == Get && op.Value != nil {
+				if op.Kind == Put && (len(op.Value) < c.ValueSize.Least() || len(op.Value) > c.ValueSize.Most()) || op.Kind == Get && op.Value != nil {
 					t.Fatalf("%s with a value of %d bytes", op.Kind, len(op.Value))
 				}
 			}
@@ -122,7 +122,7 @@ func TestSequentialCoversAllKeys(t *testing.T) {
 // of two clients.
 func TestValuesDoNotCompress(t *testing.T) {
 	c := config()
-	c.ValueSize = 1003 // not a multiple of a word
+	c.ValueSize = FixedSize(1003) // not a multiple of a word
 	var all bytes.Buffer
 	z, err := flate.NewWriter(&all, flate.BestCompression)
 	if err != nil {
@@ -147,67 +147,12 @@ func TestValuesDoNotCompress(t *testing.T) {
 	}
 }
 
-func TestZipf(t *testing.T) {
-	const n, draws = 1000, 400000
-	z, r := newZipf(n), newRandom(1, 1)
-	var count [n]float64
-	for range draws {
-		count[z.rank(&r)]++
-	}
-	var zeta, chi2 float64
-	for i := range n {
-		zeta += math.Pow(float64(i+1), -zipfTheta)
-	}
-	for i, c := range count {
-		want := draws * math.Pow(float64(i+1), -zipfTheta) / zeta
-		chi2 += (c - want) * (c - want) / want
-	}
-	// 999 degrees of freedom: mean 999, standard deviation 45.
-	if chi2 > 999+4*45 {
-		t.Errorf("chi squared %v; the hottest keys got %v", chi2, count[:5])
-	}
-}
-
-func TestZipfSpreadsRanksOverAllKeys(t *testing.T) {
-	for _, n := range []int{1, 2, 3, 10, 997, 1000, 4096} {
-		z, r, seen := newZipf(n), newRandom(1, 1), map[uint64]bool{}
-		for rank := range uint64(n) {
-			seen[z.key(rank)] = true
-		}
-		if len(seen) != n {
-			t.Errorf("%d keys: only %d are reached", n, len(seen))
-		}
-		for range 100 {
-			if k := z.key(z.rank(&r)); k >= uint64(n) {
-				t.Errorf("%d keys: key %d", n, k)
-			}
-		}
-	}
-}
-
-func TestRandomIsUniform(t *testing.T) {
-	const buckets, draws = 16, 160000
-	r := newRandom(7, 3)
-	var count [buckets]float64
-	for range draws {
-		count[r.below(buckets)]++
-	}
-	chi2 := 0.0
-	for _, c := range count {
-		d := c - draws/buckets
-		chi2 += d * d / (draws / buckets)
-	}
-	if chi2 > 44.3 { // 15 degrees of freedom, p = 0.0001
-		t.Errorf("chi squared %v", chi2)
-	}
-}
-
 func BenchmarkMessage(b *testing.B) {
 	for _, size := range []int{256, 1 << 20} {
-		for _, distribution := range []string{Uniform, Zipf, Sequential} {
+		for _, distribution := range Distributions() {
 			b.Run(fmt.Sprintf("distribution=%s/value-size=%d", distribution, size), func(b *testing.B) {
 				c := config()
-				c.Keys, c.ValueSize, c.KeyDistribution = 100000, size, distribution
+				c.Keys, c.ValueSize, c.KeyDistribution = 100000, FixedSize(size), distribution
 				s := newWorkload(c).stream(0)
 				b.SetBytes(int64(size))
 				b.ReportAllocs()

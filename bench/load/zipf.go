@@ -13,24 +13,16 @@ const zipfTheta = 0.99
 // shared by all clients.
 type zipf struct {
 	n, first, last, shortcut float64
-	// Ranks are spread over the keys by rank*step mod n, a permutation since
-	// step and n have no common divisor: neighbours in the ordered store should
-	// not all be hot.
-	keys, step uint64
 }
 
 func newZipf(keys int) *zipf {
 	n := float64(keys)
-	z := &zipf{
-		n: n, keys: uint64(keys), step: uint64(n*0.6180339887) | 1,
+	return &zipf{
+		n:        n,
 		first:    integral(1.5) - 1,
 		last:     integral(n + 0.5),
 		shortcut: 2 - inverse(integral(2.5)-density(2)),
 	}
-	for gcd(z.step, z.keys) != 1 {
-		z.step += 2
-	}
-	return z
 }
 
 // density is the hat function x^-theta, integral its integral from 1, inverse
@@ -50,15 +42,4 @@ func (z *zipf) rank(r *random) uint64 {
 			return uint64(k) - 1
 		}
 	}
-}
-
-// key is where a rank lies among the keys. It does not overflow: keys and step
-// are below 2^32.
-func (z *zipf) key(rank uint64) uint64 { return rank * z.step % z.keys }
-
-func gcd(a, b uint64) uint64 {
-	for b != 0 {
-		a, b = b, a%b
-	}
-	return a
 }

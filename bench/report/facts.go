@@ -68,7 +68,7 @@ func withoutAxes(v bench.Variant, where map[string]string) bench.Variant {
 func headlineOf(v *bench.VariantSummary, metric string) string {
 	e, format := v.OpsPerS, func(x float64) string {
 		s := count(x) + " ops/s"
-		if valueBytes(v.Variant) >= 4096 && v.BytesPerS.Center > 0 {
+		if hasLargeValues(v) && v.BytesPerS.Center > 0 {
 			s += ", " + megabytes(v.BytesPerS.Center) + " MB/s"
 		}
 		return s

@@ -99,7 +99,13 @@ func valueBytes(v bench.Variant) float64 {
 
 // largeValues says whether bytes a second tell more than operations do.
 func (d *Data) largeValues() bool {
-	return slices.ContainsFunc(d.Summary.Variants, func(v bench.VariantSummary) bool { return valueBytes(v.Variant) >= 4096 })
+	return slices.ContainsFunc(d.Summary.Variants, func(v bench.VariantSummary) bool { return hasLargeValues(&v) })
+}
+
+// hasLargeValues judges values of many sizes by what was moved.
+func hasLargeValues(v *bench.VariantSummary) bool {
+	const large = 4096
+	return valueBytes(v.Variant) >= large || v.BytesPerS.Center >= large*v.OpsPerS.Center && v.OpsPerS.Center > 0
 }
 
 // best are the variants to mark as among the best of their answer. Where

@@ -34,8 +34,9 @@ type EchoServer struct {
 	kvv1.UnimplementedKVServer
 
 	relay *relay              // nil for one that keeps what it is put to itself
-	write *kvv1.WriteResponse // shared by all answers, like the one below
+	write *kvv1.WriteResponse // shared by all answers, like the ones below
 	read  atomic.Pointer[kvv1.GetResponse]
+	bytes atomic.Pointer[[]byte] // that values are the beginning of
 }
 
 // NewEchoServer makes an echo server whose gets find valueSize bytes until a put
@@ -49,15 +50,22 @@ func NewEchoServer(valueSize int) *EchoServer {
 	return s
 }
 
-// resize makes the value that gets find.
+// resize makes the value that gets find. It makes bytes only when there were
+// never so many: puts may be of any size, each of another.
 func (s *EchoServer) resize(size int) {
+	bytes := s.bytes.Load()
+	if bytes == nil || len(*bytes) < size {
+		grown := make([]byte, size)
+		for i := range grown {
+			grown[i] = byte(i*31 + i>>8)
+		}
+		bytes = &grown
+		s.bytes.Store(bytes)
+	}
 	r := &kvv1.GetResponse{
 		Revision: echoRevision, AppliedIndex: echoIndex,
 		Version: echoVersion, CreateRevision: echoRevision, ModRevision: echoRevision,
-		Found: true, Value: make([]byte, size),
-	}
-	for i := range r.Value {
-		r.Value[i] = byte(i*31 + i>>8)
+		Found: true, Value: (*bytes)[:size],
 	}
 	s.read.Store(r)
 }

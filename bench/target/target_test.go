@@ -249,7 +249,7 @@ func TestBestConns(t *testing.T) {
 
 func loadConfig() load.Config {
 	return load.Config{
-		Clients: 4, OpsPerMessage: 1, ReadRatio: 0.5, Keys: 50, KeySize: 8, KeyDistribution: load.Uniform, ValueSize: 64,
+		Clients: 4, OpsPerMessage: 1, ReadRatio: 0.5, Keys: 50, KeySize: load.FixedSize(8), KeyDistribution: load.Uniform, ValueSize: load.FixedSize(64),
 		Seed: 1, Warmup: 50 * time.Millisecond, Duration: 200 * time.Millisecond,
 	}
 }

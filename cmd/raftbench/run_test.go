@@ -31,6 +31,8 @@ arms:
   - {topology: processes, target: unary, op: [put, get]}
   - {topology: [in-process-grpc, processes], target: pipeline, op: mixed, ops-per-message: 8}
   - {topology: in-process-grpc, listener: bufconn, target: unary, op: put, rate: 500}
+  - {topology: processes, target: pipeline, op: mixed, ops-per-message: 4, key-distribution: latest, key-size: 8..64, value-size: 16..2KiB}
+  - {topology: in-process, target: direct, op: put, key-distribution: hotspot, think-time: 1ms}
   - {topology: [in-process, processes], target: unary, op: put, log-entries: 10, join-after: 20ms}
   - {topology: in-process-grpc, target: unary, op: put, value-size: 1MiB, chunking: [none, fragment], chunk-size: 64KiB, max-message: 512KiB}
 baseline: {topology: in-process-grpc}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"encoding"
 	"fmt"
 	"math"
 	"reflect"
@@ -28,7 +29,8 @@ type Knob struct {
 func Knobs(c *Config) []Knob { return KnobsOf(c) }
 
 // KnobsOf walks any struct with knob tags, such as the bench's own settings; c
-// is a pointer to it.
+// is a pointer to it. A field's type may be one of its own that implements
+// encoding.TextUnmarshaler, whose errors go on after the value: "is not a size".
 func KnobsOf(c any) []Knob {
 	v := reflect.ValueOf(c).Elem()
 	t := v.Type()
@@ -126,6 +128,10 @@ func (k Knob) Set(value string) error {
 			return fail("is not one of " + strings.Join(k.Values, ", "))
 		}
 		*p = value
+	case encoding.TextUnmarshaler: // a type of the owner of the struct; see KnobsOf
+		if err := p.UnmarshalText([]byte(value)); err != nil {
+			return fail(err.Error())
+		}
 	default:
 		panic(fmt.Sprintf("knob %s has a type without a parser: %T", k.Name, p))
 	}
@@ -142,7 +148,9 @@ func (k Knob) String() string {
 
 // Type names the value's form, for help texts.
 func (k Knob) Type() string {
-	switch k.field.Interface().(type) {
+	switch v := k.field.Interface().(type) {
+	case interface{ Type() string }:
+		return v.Type()
 	case Size:
 		return "SIZE"
 	case ChunkSize:
