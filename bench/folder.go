@@ -147,31 +147,6 @@ func ReadRun(dir string) (*Run, error) {
 	return run, nil
 }
 
-// Runs lists the run folders under a folder, the oldest first.
-func Runs(root string) ([]string, error) {
-	entries, err := os.ReadDir(root)
-	if err != nil {
-		return nil, err
-	}
-	type found struct {
-		dir string
-		run *Run
-	}
-	var runs []found
-	for _, e := range entries {
-		dir := filepath.Join(root, e.Name())
-		if run, err := ReadRun(dir); err == nil {
-			runs = append(runs, found{dir, run})
-		}
-	}
-	slices.SortStableFunc(runs, func(a, b found) int { return a.run.Started.Compare(b.run.Started) })
-	dirs := make([]string, 0, len(runs))
-	for _, r := range runs {
-		dirs = append(dirs, r.dir)
-	}
-	return dirs, nil
-}
-
 // FindRun returns the folder of a run by its folder, by its ID or name under
 // root, or the latest one for "latest".
 func FindRun(root, name string) (string, error) {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
@@ -23,15 +21,6 @@ type listedExperiment struct {
 	Question string  `json:"question"`
 	Trials   int     `json:"trials"`
 	Seconds  float64 `json:"seconds"`
-}
-
-// listedRun is a line of list --runs.
-type listedRun struct {
-	Dir        string `json:"dir"`
-	Experiment string `json:"experiment"`
-	Started    string `json:"started"`
-	Complete   bool   `json:"complete"`
-	Trials     int    `json:"trials"`
 }
 
 func listCommand() *cobra.Command {
@@ -71,35 +60,6 @@ func listExperiments(cmd *cobra.Command, output string) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, e := range list {
 		_, _ = fmt.Fprintf(w, "%s\t%d trials\t%.0fs\t%s\n", e.Name, e.Trials, e.Seconds, e.Question)
-	}
-	return w.Flush()
-}
-
-func listRuns(cmd *cobra.Command, output string) error {
-	dirs, err := bench.Runs(runsRoot)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	list := []listedRun{}
-	for _, dir := range dirs {
-		run, err := bench.ReadRun(dir)
-		if err != nil {
-			return err
-		}
-		list = append(list, listedRun{
-			dir, run.Experiment.Name, run.Started.Format("2006-01-02 15:04:05"), run.Complete, run.TrialsCompleted,
-		})
-	}
-	if output == "json" {
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(list)
-	}
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	for _, r := range list {
-		state := "complete"
-		if !r.Complete {
-			state = "incomplete"
-		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%d trials\t%s\n", r.Dir, r.Experiment, r.Started, r.Trials, state)
 	}
 	return w.Flush()
 }

@@ -106,6 +106,7 @@ func newRoot() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(runCommand(), listCommand(), showCommand(), reportCommand(), indexCommand(), versionCommand())
+	root.AddCommand(viewCommand(), cleanCommand())
 	root.AddCommand(echoServerCommands()...)
 	settle(root)
 	return root
@@ -124,7 +125,7 @@ func settle(root *cobra.Command) {
 			return usageErrorf("unknown command %q; raftbench --help lists them", args[0])
 		}
 		cmd.SetOut(cmd.ErrOrStderr())
-		return errors.Join(usageErrorf("which command? run, list, show, report or version"), cmd.Help())
+		return errors.Join(usageErrorf("which command? run, list, show, report, view, clean or version"), cmd.Help())
 	}
 	for _, sub := range root.Commands() {
 		if args := sub.Args; args != nil {

@@ -307,23 +307,24 @@ func (f *runFlags) report(cmd *cobra.Command, dir string) error {
 	if err := data.Save(); err != nil {
 		return err
 	}
-	stdout := cmd.OutOrStdout()
-	if f.output == "json" {
-		return json.NewEncoder(stdout).Encode(struct {
-			Dir     string        `json:"dir"`
-			Run     *bench.Run    `json:"run"`
-			Summary bench.Summary `json:"summary"`
-		}{dir, data.Run, data.Summary})
-	}
-	if err := data.Text(stdout); err != nil {
-		return err
-	}
 	size, err := bench.FolderSize(dir)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "\nreport: %s\nrun folder: %s (%.1f MB)\n",
-		filepath.Join(dir, report.HTMLFile), dir, float64(size)/1e6)
+	stdout := cmd.OutOrStdout()
+	if f.output == "json" {
+		return json.NewEncoder(stdout).Encode(struct {
+			Dir     string        `json:"dir"`
+			Bytes   int64         `json:"bytes"`
+			Run     *bench.Run    `json:"run"`
+			Summary bench.Summary `json:"summary"`
+		}{dir, size, data.Run, data.Summary})
+	}
+	if err := data.Text(stdout); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "\nreport: %s\nrun folder: %s (%s)\n",
+		filepath.Join(dir, report.HTMLFile), dir, megabytes(size))
 	return err
 }
 
