@@ -131,22 +131,6 @@ func FolderSize(dir string) (int64, error) {
 	return total, err
 }
 
-// ReadRun reads the run.json of a run folder.
-func ReadRun(dir string) (*Run, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, RunFile)) //nolint:gosec // the folder the caller names
-	if err != nil {
-		return nil, err
-	}
-	run := &Run{}
-	if err := json.Unmarshal(raw, run); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, RunFile), err)
-	}
-	if run.Schema != Schema {
-		return nil, fmt.Errorf("%s has schema %d; this build reads %d", filepath.Join(dir, RunFile), run.Schema, Schema)
-	}
-	return run, nil
-}
-
 // FindRun returns the folder of a run by its folder, by its ID or name under
 // root, or the latest one for "latest".
 func FindRun(root, name string) (string, error) {

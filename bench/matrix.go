@@ -36,13 +36,16 @@ type point struct {
 // Expand makes the variants of an experiment. It is a function of the
 // experiment alone. Errors are *UsageError.
 func Expand(e *Experiment) (*Matrix, error) {
-	x := expansion{experiment: e, axes: e.axisKeys(), seen: map[string]int{}}
+	x := expansion{experiment: e, axes: e.axisKeys(), seen: map[string]int{}, bins: shortNames(e.serverBins())}
 	points, err := x.points()
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range points {
 		x.add(p, RoleMeasured)
+	}
+	if len(x.variants) > 0 && slices.Contains(x.axes, serverBinKey) && !slices.ContainsFunc(x.variants, func(v Planned) bool { return v.Settings.StartsServer() }) {
+		return nil, usagef("server-bin is an axis, but no variant starts a server; topology processes does")
 	}
 	if err := x.addBaselines(points); err != nil {
 		return nil, err
@@ -68,7 +71,8 @@ type expansion struct {
 	axes       []string
 	variants   []Planned
 	skipped    []Skipped
-	seen       map[string]int // identity of settings -> index in variants
+	seen       map[string]int    // identity of settings -> index in variants
+	bins       map[string]string // what a server-bin is called in names
 }
 
 // points is the cross product of vary with the arms, arms innermost.
@@ -178,6 +182,9 @@ func (x *expansion) add(p point, role string) int {
 		set := slices.ContainsFunc(p.fields, func(f Field) bool { return f.Key == key })
 		if set && p.settings.reads(key) {
 			params[key] = settings.Get(key)
+			if short, ok := x.bins[params[key]]; ok && key == serverBinKey {
+				params[key] = short
+			}
 			name = append(name, key+"="+params[key])
 		}
 	}

@@ -42,6 +42,9 @@ func (e *Experiment) SetVary(key string, values []string) error {
 		values[i] = c
 	}
 	e.unjudge(key, values...)
+	if key == serverBinKey {
+		e.setServerBaseline(values)
+	}
 	inArms := false
 	for _, arm := range e.Arms {
 		for i, f := range arm {

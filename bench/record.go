@@ -97,6 +97,8 @@ type Variant struct {
 	// Params are the axes' values; Config the full effective settings by knob.
 	Params map[string]string `json:"params"`
 	Config map[string]string `json:"config"`
+	// Server is the build of the raftkv that it starts; empty when it starts none.
+	Server string `json:"server,omitempty"`
 	// Ceilings are the IDs of the wire and relay variants with the same load.
 	Ceilings []string `json:"ceilings,omitempty"`
 	// Against is the ID of the baseline that this one's verdict compares with:

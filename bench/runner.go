@@ -19,7 +19,8 @@ type Options struct {
 	Command    []string
 	Seed       uint64
 	Build      Build
-	// ServerBin is the raftkv for topology processes, and ServerInfo its build.
+	// ServerBin is the raftkv of variants of topology processes that name none, and
+	// ServerInfo its build.
 	ServerBin, ServerInfo string
 	// SelfBin is the raftbench that serves ceilings in processes of their own.
 	SelfBin string

@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,8 +36,10 @@ const (
 type Load struct {
 	Topology string `knob:"topology" values:"in-process,in-process-grpc,processes,external" usage:"where the nodes run: this process without gRPC between nodes, with it, child processes, or a cluster that runs already"`
 	Listener string `knob:"listener" values:"tcp,bufconn" usage:"what in-process-grpc listens on"`
-	Nodes    int    `knob:"nodes" usage:"nodes of the cluster"`
-	Target   string `knob:"target" values:"unary,pipeline,direct,wire,relay" usage:"what is driven: one RPC an operation, the Stream RPC, the replica without client RPC, a bare gRPC echo, or one that first relays puts to a majority"`
+	// ServerBin is a path; empty for the one that raftbench finds.
+	ServerBin string `knob:"server-bin" usage:"the raftkv that topology processes starts (default: see run --help)"`
+	Nodes     int    `knob:"nodes" usage:"nodes of the cluster"`
+	Target    string `knob:"target" values:"unary,pipeline,direct,wire,relay" usage:"what is driven: one RPC an operation, the Stream RPC, the replica without client RPC, a bare gRPC echo, or one that first relays puts to a majority"`
 
 	Wire string `knob:"wire" values:"unary,stream" usage:"which API target wire or relay serves"`
 
@@ -128,6 +132,12 @@ func canonical(key, value string) (string, error) {
 	if value == "auto" {
 		return value, nil
 	}
+	if key == serverBinKey {
+		if value == "" {
+			return "", errors.New("server-bin names no program")
+		}
+		return filepath.Clean(value), nil
+	}
 	if key == "rate" && s.Load.Rate == 0 {
 		return "", fmt.Errorf("rate %s sends nothing; it must be greater than 0, or auto for a closed loop", value)
 	}
@@ -210,6 +220,8 @@ func (s *Settings) reads(key string) bool {
 		return l.Topology != TopologyExternal && !isEcho(l.Target)
 	case "wire":
 		return isEcho(l.Target)
+	case serverBinKey:
+		return l.Topology == TopologyProcesses && !isEcho(l.Target)
 	case "ops-per-message":
 		return l.Target == TargetPipeline || l.Target == TargetDirect || isEcho(l.Target) && l.Wire == "stream"
 	case "read-ratio":

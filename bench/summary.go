@@ -17,10 +17,7 @@ const confidence = 0.95
 // Summarize says what a run means, from its valid measured trials. It works on
 // runs cut short too.
 func Summarize(run *Run) Summary {
-	s := summarizer{run: run, blocks: map[string]*blocks{}}
-	for i := range run.Variants {
-		s.blocks[run.Variants[i].ID] = newBlocks(run, run.Variants[i].ID)
-	}
+	s := newSummarizer(run)
 	var summary Summary
 	for i := range run.Variants {
 		summary.Variants = append(summary.Variants, s.variant(&run.Variants[i]))
@@ -106,6 +103,14 @@ type summarizer struct {
 	blocks map[string]*blocks
 }
 
+func newSummarizer(run *Run) *summarizer {
+	s := &summarizer{run: run, blocks: map[string]*blocks{}}
+	for i := range run.Variants {
+		s.blocks[run.Variants[i].ID] = newBlocks(run, run.Variants[i].ID)
+	}
+	return s
+}
+
 func direction(metric string) stats.Direction { return stats.Direction(metric == "ops/s") }
 
 // metric is what decides about a variant: what the experiment says, or, for
@@ -180,15 +185,24 @@ func (s *summarizer) ratio(variant, baseline, metric string) stats.Estimate {
 // margin is what counts as the same for a variant: what was asked, unless the
 // A/A arm of its answer shows that this machine cannot tell that little.
 func (s *summarizer) margin(v *Variant) float64 {
+	return stats.Margin(s.run.Experiment.Margin, s.noise(v, s.metric(v), stats.PairedRatio))
+}
+
+// noise is the ratio of the A/A arm of a variant's answer to its baseline; zero
+// where there is no such arm.
+func (s *summarizer) noise(v *Variant, metric string, ratio ratioFunc) stats.Estimate {
 	by := s.run.Experiment.AnswerBy
 	for i := range s.run.Variants {
 		aa := &s.run.Variants[i]
 		if aa.Role == RoleAA && v.Role != RoleAA && answerCell(aa.Params, by) == answerCell(v.Params, by) {
-			return stats.Margin(s.run.Experiment.Margin, s.ratio(aa.ID, aa.Against, s.metric(v)))
+			return ratio(s.blocks[aa.ID].figures[metric], s.blocks[aa.Against].figures[metric], confidence)
 		}
 	}
-	return s.run.Experiment.Margin
+	return stats.Estimate{}
 }
+
+// ratioFunc is stats.PairedRatio or stats.UnpairedRatio.
+type ratioFunc func(variant, baseline []float64, confidence float64) stats.Estimate
 
 // cells are the measured variants by cell of AnswerBy, in the order of the first
 // of each.

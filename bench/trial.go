@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func (b *rig) openCluster(ctx context.Context) error {
 	var err error
 	b.cluster, err = cluster.Start(ctx, cluster.Config{
 		Topology: s.Load.Topology, Nodes: s.Load.Nodes, Node: s.Node, Listener: s.Load.Listener, DataRoot: b.r.Folder.Dir,
-		ServerBin: b.r.ServerBin, Endpoints: b.r.Endpoints,
+		ServerBin: cmp.Or(s.Load.ServerBin, b.r.ServerBin), Endpoints: b.r.Endpoints,
 	})
 	if err != nil {
 		return err

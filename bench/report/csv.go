@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"raftlab/bench"
@@ -11,16 +12,53 @@ import (
 
 // CSV writes one line a variant with plain numbers: rates a second, latencies
 // in nanoseconds, each with the ends of its interval; empty where there is none.
-func (d *Data) CSV(w io.Writer) error {
-	axes := tableAxes(d)
-	out := csv.NewWriter(w)
+// Of several runs the first column is the run, and a variant is empty where its run
+// lacks an axis.
+func CSV(w io.Writer, runs []*Data) error {
+	var axes []string
+	for _, d := range runs {
+		for _, a := range tableAxes(d) {
+			if !slices.Contains(axes, a) {
+				axes = append(axes, a)
+			}
+		}
+	}
+	estimates := csvEstimates()
 	head := append([]string{"id", "name", "role", "baseline", "best"}, axes...)
 	head = append(head, "trials", "viable", "problem", "samples", "errors")
-	type figure struct {
-		name string
-		of   func(*bench.VariantSummary) bench.Estimate
+	for _, e := range estimates {
+		head = append(head, e.name, e.name+"_lo", e.name+"_hi")
 	}
-	estimates := []figure{
+	for _, target := range bench.CeilingTargets {
+		head = append(head, target+"_ops_per_s")
+	}
+	head = append(head, "verdict")
+	if len(runs) > 1 {
+		head = append([]string{"run"}, head...)
+	}
+	lines := [][]string{head}
+	for _, d := range runs {
+		for _, line := range d.csvLines(axes, estimates) {
+			if len(runs) > 1 {
+				line = append([]string{d.Run.ID}, line...)
+			}
+			lines = append(lines, line)
+		}
+	}
+	return csv.NewWriter(w).WriteAll(lines)
+}
+
+// CSV writes the run's table alone.
+func (d *Data) CSV(w io.Writer) error { return CSV(w, []*Data{d}) }
+
+// csvEstimate is a figure that takes three columns.
+type csvEstimate struct {
+	name string
+	of   func(*bench.VariantSummary) bench.Estimate
+}
+
+func csvEstimates() []csvEstimate {
+	estimates := []csvEstimate{
 		{"ops_per_s", func(v *bench.VariantSummary) bench.Estimate { return v.OpsPerS }},
 		{"bytes_per_s", func(v *bench.VariantSummary) bench.Estimate { return v.BytesPerS }},
 		{"p50_ns", func(v *bench.VariantSummary) bench.Estimate { return v.P50Ns }},
@@ -31,22 +69,19 @@ func (d *Data) CSV(w io.Writer) error {
 		{"ratio", func(v *bench.VariantSummary) bench.Estimate { return v.Ratio }},
 	}
 	for _, target := range bench.CeilingTargets {
-		estimates = append(estimates, figure{target + "_fraction", func(v *bench.VariantSummary) bench.Estimate {
+		estimates = append(estimates, csvEstimate{target + "_fraction", func(v *bench.VariantSummary) bench.Estimate {
 			if share := ceiling(v, target); share != nil {
 				return share.Fraction
 			}
 			return bench.Estimate{}
 		}})
 	}
-	for _, e := range estimates {
-		head = append(head, e.name, e.name+"_lo", e.name+"_hi")
-	}
-	for _, target := range bench.CeilingTargets {
-		head = append(head, target+"_ops_per_s")
-	}
-	head = append(head, "verdict")
+	return estimates
+}
+
+func (d *Data) csvLines(axes []string, estimates []csvEstimate) [][]string {
 	best := d.best()
-	lines := [][]string{head}
+	var lines [][]string
 	for i := range d.Summary.Variants {
 		v := &d.Summary.Variants[i]
 		line := []string{v.Variant.ID, v.Variant.Name, v.Variant.Role, fmt.Sprint(v.Variant.Baseline), fmt.Sprint(best[v.Variant.ID])}
@@ -68,7 +103,7 @@ func (d *Data) CSV(w io.Writer) error {
 		}
 		lines = append(lines, append(line, v.Verdict))
 	}
-	return out.WriteAll(lines)
+	return lines
 }
 
 func csvNumber(v float64, known bool) string {

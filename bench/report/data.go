@@ -2,7 +2,6 @@ package report
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -36,17 +35,9 @@ type Data struct {
 // run.json cannot be used; histograms that are missing or damaged, as a run cut
 // short leaves them, become Problems.
 func Load(dir string) (*Data, error) {
-	path := filepath.Join(dir, bench.RunFile)
-	raw, err := os.ReadFile(path) //nolint:gosec // reading the folder the caller names is the purpose
+	run, err := bench.ReadRun(dir)
 	if err != nil {
-		return nil, fmt.Errorf("report: %w", err)
-	}
-	run := new(bench.Run)
-	if err := json.Unmarshal(raw, run); err != nil {
-		return nil, fmt.Errorf("report: %s: %w", path, err)
-	}
-	if run.Schema != bench.Schema {
-		return nil, fmt.Errorf("report: %s has schema %d, this build reads %d", path, run.Schema, bench.Schema)
+		return nil, err
 	}
 	d := &Data{Dir: dir, Run: run, Summary: bench.Summarize(run)}
 	root, err := os.OpenRoot(dir)

@@ -116,12 +116,24 @@ func (t *table) writeText(b *strings.Builder) {
 			problems[i+1] = plain(r.Problem)
 		}
 	}
-	width := make([]int, len(head))
+	for i, line := range alignGrid(grid, right) {
+		b.WriteString(line + "\n")
+		if problems[i] != "" {
+			fmt.Fprintf(b, "       cannot do the work: %s\n", problems[i])
+		}
+	}
+}
+
+// alignGrid pads the cells of each column to one width; right tells which columns
+// are aligned on the right.
+func alignGrid(grid [][]string, right []bool) []string {
+	width := make([]int, len(grid[0]))
 	for _, line := range grid {
 		for j, s := range line {
 			width[j] = max(width[j], utf8.RuneCountInString(s))
 		}
 	}
+	lines := make([]string, len(grid))
 	for i, line := range grid {
 		var out strings.Builder
 		for j, s := range line {
@@ -135,11 +147,9 @@ func (t *table) writeText(b *strings.Builder) {
 				out.WriteString(s + pad)
 			}
 		}
-		b.WriteString(strings.TrimRight(out.String(), " ") + "\n")
-		if problems[i] != "" {
-			fmt.Fprintf(b, "       cannot do the work: %s\n", problems[i])
-		}
+		lines[i] = strings.TrimRight(out.String(), " ")
 	}
+	return lines
 }
 
 // plain makes a string safe to print: one line, no control characters.

@@ -5,8 +5,8 @@
 //	raftbench run chunk-size --set value-size=64KiB
 //	raftbench report latest
 //
-// Exit codes: 0 done; 1 failed; 2 usage or experiment; 5 invalid trials with
-// --strict; 130 interrupted.
+// Exit codes: 0 done; 1 failed; 2 usage or experiment; 3 a regression, or an
+// objective missed; 4 inconclusive; 5 invalid trials with --strict; 130 interrupted.
 package main
 
 import (
@@ -28,13 +28,15 @@ import (
 	"raftlab/bench/cluster"
 )
 
-// Exit codes, which others script against. 3 and 4 are for comparisons.
+// Exit codes, which others script against.
 const (
-	exitDone        = 0
-	exitFailed      = 1
-	exitUsage       = 2
-	exitInvalid     = 5
-	exitInterrupted = 130
+	exitDone         = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitMissed       = 3 // a regression, or an objective
+	exitInconclusive = 4
+	exitInvalid      = 5
+	exitInterrupted  = 130
 )
 
 // Set by -ldflags -X, since -buildvcs may be off where the Makefile runs.
@@ -105,7 +107,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(runCommand(), listCommand(), showCommand(), reportCommand(), indexCommand(), versionCommand())
+	root.AddCommand(runCommand(), listCommand(), showCommand(), reportCommand(), compareCommand(), indexCommand(), versionCommand())
 	root.AddCommand(viewCommand(), cleanCommand())
 	root.AddCommand(echoServerCommands()...)
 	settle(root)
@@ -125,7 +127,7 @@ func settle(root *cobra.Command) {
 			return usageErrorf("unknown command %q; raftbench --help lists them", args[0])
 		}
 		cmd.SetOut(cmd.ErrOrStderr())
-		return errors.Join(usageErrorf("which command? run, list, show, report, view, clean or version"), cmd.Help())
+		return errors.Join(usageErrorf("which command? run, list, show, report, compare, view, clean or version"), cmd.Help())
 	}
 	for _, sub := range root.Commands() {
 		if args := sub.Args; args != nil {

@@ -110,7 +110,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"show", "nothing"}, 2, `no experiment "nothing"`},
 		{[]string{"report", "latest"}, 2, "no run in profiles yet"},
 		{[]string{"report", "latest", "--format", "pdf"}, 2, `format "pdf" is not one of`},
-		{[]string{"report"}, 2, "accepts 1 arg(s), received 0; usage: raftbench report RUN|latest"},
+		{[]string{"report"}, 2, "requires at least 1 arg(s), only received 0; usage: raftbench report RUN|latest..."},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 			code, _, stderr := cli(t.Context(), c.args...)

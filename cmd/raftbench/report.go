@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -10,31 +9,62 @@ import (
 	"raftlab/bench/report"
 )
 
+// formats write the reports of one or more runs.
+var formats = map[string]func(io.Writer, []*report.Data) error{
+	"text": each((*report.Data).Text, "\n"),
+	"md":   each((*report.Data).Markdown, "\n---\n\n"),
+	"csv":  report.CSV,
+	"html": func(w io.Writer, runs []*report.Data) error {
+		if len(runs) == 1 {
+			return runs[0].HTML(w)
+		}
+		return report.Index(w, ".", runs)
+	},
+}
+
+// each writes the runs' reports one after the other.
+func each(write func(*report.Data, io.Writer) error, between string) func(io.Writer, []*report.Data) error {
+	return func(w io.Writer, runs []*report.Data) error {
+		for i, d := range runs {
+			if i > 0 {
+				if _, err := io.WriteString(w, between); err != nil {
+					return err
+				}
+			}
+			if err := write(d, w); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 func reportCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
-		Use:   "report RUN|latest",
-		Short: "Write a run's report to standard output",
-		Long:  "Write a run's report to standard output. RUN is a run folder, or the name or id of one in " + runsRoot + ".",
-		Args:  cobra.ExactArgs(1),
+		Use:   "report RUN|latest...",
+		Short: "Write the reports of runs to standard output",
+		Long: "Write the reports of runs to standard output. RUN is a run folder, or the name or id of one in " + runsRoot + ".\n\n" +
+			"Of several runs, text and md are one after the other, csv is one table, and html is a page with the answers that\nleads to each run's own report, relative to here.",
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			formats := map[string]func(*report.Data, io.Writer) error{
-				"text": (*report.Data).Text, "md": (*report.Data).Markdown,
-				"html": (*report.Data).HTML, "csv": (*report.Data).CSV,
-			}
 			write, ok := formats[format]
 			if !ok {
 				return usageErrorf("format %q is not one of text, md, html, csv", format)
 			}
-			dir, err := bench.FindRun(runsRoot, args[0])
-			if err != nil {
-				return err
+			var runs []*report.Data
+			for _, name := range args {
+				dir, err := bench.FindRun(runsRoot, name)
+				if err != nil {
+					return err
+				}
+				data, err := report.Load(dir)
+				if err != nil {
+					return err
+				}
+				runs = append(runs, data)
 			}
-			data, err := report.Load(dir)
-			if err != nil {
-				return fmt.Errorf("run %s cannot be read: %w", dir, err)
-			}
-			return write(data, cmd.OutOrStdout())
+			return write(cmd.OutOrStdout(), runs)
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "text", "text, md, html or csv")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -11,7 +10,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,7 +20,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"raftlab/bench"
-	"raftlab/bench/cluster"
 	"raftlab/bench/report"
 )
 
@@ -61,7 +58,7 @@ leaves a run folder with the report, which docs/runs.md describes.`,
 	flags.Uint64Var(&f.seed, "seed", 0, "seed of operations and order (default: random)")
 	flags.StringVar(&f.out, "out", "", "the run folder (default: "+runsRoot+"/<date>-<experiment>-<id>)")
 	flags.StringSliceVar(&f.endpoints, "endpoints", nil, "drive the cluster that runs at these client addresses")
-	flags.StringVar(&f.serverBin, "server-bin", "", "the raftkv to start for topology processes (default: beside raftbench, then PATH)")
+	flags.StringVar(&f.serverBin, "server-bin", "", "the raftkv to start for topology processes (default: beside raftbench, then PATH); --vary server-bin=A,B compares two")
 	flags.StringSliceVar(&f.ceilings, "ceiling", nil, "what to measure as bounds beside: "+strings.Join(bench.CeilingTargets, ", ")+", or none (default: the experiment's)")
 	flags.BoolVar(&f.strict, "strict", false, "exit 5 when a trial is invalid")
 	flags.BoolVar(&f.noProfiles, "no-profiles", false, "leave out the block of trials that profiles are taken in")
@@ -185,7 +182,7 @@ func runExperiment(cmd *cobra.Command, f *runFlags, name string) error {
 	if o.SelfBin, err = selfBin(); err != nil {
 		return err
 	}
-	if err := f.findServer(cmd.Context(), &o); err != nil {
+	if err := f.findServers(cmd.Context(), &o); err != nil {
 		return err
 	}
 	if err := f.identify(cmd, &o); err != nil {
@@ -225,36 +222,6 @@ func (f *runFlags) identify(cmd *cobra.Command, o *bench.Options) error {
 	if !cmd.Flags().Changed("seed") {
 		o.Seed = uint64(binary.BigEndian.Uint32(random[2:])) // short enough to be typed again
 	}
-	return nil
-}
-
-// findServer finds the raftkv to start, if any variant needs one, and refuses
-// one built from something else than this program unless it was named.
-func (f *runFlags) findServer(ctx context.Context, o *bench.Options) error {
-	needed := slices.ContainsFunc(o.Matrix.Variants, func(v bench.Planned) bool {
-		return v.Settings.Load.Topology == bench.TopologyProcesses &&
-			!slices.Contains(bench.CeilingTargets, v.Settings.Load.Target)
-	})
-	if !needed {
-		return nil
-	}
-	bin, err := cluster.FindServer(f.serverBin)
-	if err != nil {
-		return &exitError{exitUsage, err}
-	}
-	out, err := exec.CommandContext(ctx, bin, "version", "-o", "json").Output() //nolint:gosec // the server that the user named
-	var build bench.Build
-	if err == nil {
-		err = json.Unmarshal(out, &build)
-	}
-	if err != nil {
-		return &exitError{exitUsage, fmt.Errorf("%s is no raftkv: %w", bin, err)}
-	}
-	if f.serverBin == "" && !build.Matches(o.Build) {
-		return usageErrorf("%s was built from commit %s dirty %s, raftbench from %s dirty %s; build both again, or name it with --server-bin",
-			bin, build.Commit, build.Dirty, o.Build.Commit, o.Build.Dirty)
-	}
-	o.ServerBin, o.ServerInfo = bin, build.String()
 	return nil
 }
 
