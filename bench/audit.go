@@ -2,6 +2,8 @@ package bench
 
 import (
 	"fmt"
+	"runtime/metrics"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -20,6 +22,12 @@ const (
 	// generatorShare of all cores used by the generator: the servers may have
 	// waited for it.
 	generatorShare = 0.5
+	// gcShare of the generator's CPU time in its garbage collector: Go lets it have a
+	// quarter of all cores before it makes those who allocate wait for it, and
+	// answers that wait are booked on the target.
+	gcShare = 0.25
+	// othersShare of all CPU time used by other programs during a run.
+	othersShare = 0.1
 )
 
 // auditStart returns what is wrong with where and how a run begins.
@@ -40,16 +48,37 @@ func auditStart(e *Environment, blocks int) []string {
 	return warnings
 }
 
-// auditEnd returns what went wrong with the machine during a run.
-func auditEnd(before, after machineTime) []string {
+// auditEnd returns what went wrong with the machine during a run. Where the nodes
+// are not ours, on an external cluster, what they use cannot be told from what
+// others do.
+func auditEnd(before, after machineTime, external bool) []string {
 	if !before.ok || !after.ok || after.total <= before.total {
 		return nil
 	}
-	share := (after.steal - before.steal) / (after.total - before.total)
-	if share <= stealShare {
-		return nil
+	var warnings []string
+	all := after.total - before.total
+	if share := (after.steal - before.steal) / all; share > stealShare {
+		warnings = append(warnings, fmt.Sprintf("the hypervisor took %.1f %% of the CPU time for others (steal)", 100*share))
 	}
-	return []string{fmt.Sprintf("the hypervisor took %.1f %% of the CPU time for others (steal)", 100*share)}
+	others := (after.programs - before.programs) - (after.own - before.own)
+	if share := others / all; share > othersShare && !external {
+		warnings = append(warnings, fmt.Sprintf("the machine was busy: other programs used %.0f %% of the CPU time during the run", 100*share))
+	}
+	return warnings
+}
+
+// auditAA returns which baselines, measured twice, differ from themselves.
+func auditAA(variants []VariantSummary) []string {
+	var warnings []string
+	for i := range variants {
+		v := &variants[i]
+		if r := v.Ratio; v.Variant.Role == RoleAA && r.Confidence > 0 && (r.Lo > 1 || r.Hi < 1) {
+			warnings = append(warnings, fmt.Sprintf("the A/A arm failed: %s is %s measured a second time, and they differ by ×%.3f (%.3f to %.3f, %.0f %% confidence); "+
+				"so may others that are alike, as one in %.0f does by chance",
+				v.Variant.ID, v.Variant.Against, r.Center, r.Lo, r.Hi, 100*r.Confidence, 1/(1-r.Confidence)))
+		}
+	}
+	return warnings
 }
 
 // auditTrials returns what trials have in common that makes them doubtful.
@@ -74,7 +103,7 @@ func auditTrials(run *Run) []string {
 	if warned > 0 {
 		warnings = append(warnings, fmt.Sprintf("%d trials have a warning of their own in run.json", warned))
 	}
-	return warnings
+	return slices.Concat(warnings, auditSteady(run.Trials), auditAA(Summarize(run).Variants))
 }
 
 // auditLag says why an open-loop trial measured its generator rather than the
@@ -99,4 +128,25 @@ func auditGenerator(cpu, window float64, cores int) string {
 		return ""
 	}
 	return fmt.Sprintf("the generator used %.0f %% of all CPU time", 100*share)
+}
+
+// auditGC warns of a generator whose garbage collector took so much of its CPU
+// time that it may show in the latencies. In one process it is the nodes' as well,
+// and not judged.
+func auditGC(gc, cpu float64) string {
+	if cpu <= 0 || gc/cpu <= gcShare {
+		return ""
+	}
+	return fmt.Sprintf("the generator's garbage collector took %.0f %% of its CPU time: its waits are in the latencies", 100*gc/cpu)
+}
+
+// gcTime is the CPU time of this process's garbage collector so far, in seconds,
+// as it was when the last collection ended; 0 where the runtime does not tell.
+func gcTime() float64 {
+	sample := []metrics.Sample{{Name: "/cpu/classes/gc/total:cpu-seconds"}}
+	metrics.Read(sample)
+	if sample[0].Value.Kind() != metrics.KindFloat64 {
+		return 0
+	}
+	return sample[0].Value.Float64()
 }

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/prometheus/procfs"
 )
@@ -89,11 +90,14 @@ func observe(build Build) Environment {
 	return e
 }
 
-// machineTime is how much of the machine's CPU time went where, in seconds since
-// boot.
+// machineTime is how much of the machine's CPU time went where, in seconds.
 type machineTime struct {
-	total, steal float64
-	ok           bool
+	// Since boot: all, what the hypervisor took, and what programs used. Interrupts
+	// are not of programs: nobody can say whose they were.
+	total, steal, programs float64
+	// own is what this process used and its children that have ended.
+	own float64
+	ok  bool
 }
 
 func readMachineTime() machineTime {
@@ -105,10 +109,15 @@ func readMachineTime() machineTime {
 	if err != nil {
 		return machineTime{}
 	}
+	var self, children syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &self) != nil || syscall.Getrusage(syscall.RUSAGE_CHILDREN, &children) != nil {
+		return machineTime{}
+	}
+	own := self.Utime.Nano() + self.Stime.Nano() + children.Utime.Nano() + children.Stime.Nano()
 	c := stat.CPUTotal
 	return machineTime{
 		total: c.User + c.Nice + c.System + c.Idle + c.Iowait + c.IRQ + c.SoftIRQ + c.Steal,
-		steal: c.Steal, ok: true,
+		steal: c.Steal, programs: c.User + c.Nice + c.System, own: float64(own) / 1e9, ok: true,
 	}
 }
 

@@ -207,13 +207,17 @@ func defaultMeasure() Measure {
 	return Measure{Warmup: 500 * time.Millisecond, Duration: 2 * time.Second, Blocks: 5, Profile: time.Second}
 }
 
-// interval of the time series: what was asked, else a tenth of the window but
-// not more often than every 50 ms.
+// mostPoints is how many points the time series of a window has unless more are
+// asked for: neither its memory nor its file grows with the window.
+const mostPoints = 600
+
+// interval of the time series: what was asked, else a tenth of the window and at
+// most a second, but not more often than every 50 ms or mostPoints times.
 func (m Measure) interval() time.Duration {
 	if m.Interval > 0 {
 		return m.Interval
 	}
-	return min(max(m.Duration/10, 50*time.Millisecond), time.Second)
+	return max(min(m.Duration/10, time.Second), 50*time.Millisecond, m.Duration/mostPoints)
 }
 
 // axisKeys are the fields that vary or arms set, each once, in order.

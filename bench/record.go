@@ -148,6 +148,14 @@ type Trial struct {
 	Service  map[string]Latency `json:"service"`
 	Delay    Latency            `json:"delay"`
 
+	// Steady tells whether throughput or, where operations are sent by a clock,
+	// median latency had no trend in the window: true, false or unknown; SteadyWhy
+	// says it in a sentence. Drift is from the window's beginning to its end, relative
+	// to the median of its intervals. Empty where nothing is judged.
+	Steady    string    `json:"steady,omitempty"`
+	SteadyWhy string    `json:"steady_why,omitempty"`
+	Drift     *Estimate `json:"drift,omitempty"`
+
 	// Series has one point an interval.
 	Series []Point `json:"series,omitempty"`
 

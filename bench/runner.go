@@ -167,7 +167,7 @@ func Execute(ctx context.Context, o Options) (*Run, error) {
 	}
 	before := readMachineTime()
 	err := r.trials(ctx)
-	r.run.Warnings = append(r.run.Warnings, auditEnd(before, readMachineTime())...)
+	r.run.Warnings = append(r.run.Warnings, auditEnd(before, readMachineTime(), len(o.Endpoints) > 0)...)
 	r.run.Warnings = append(r.run.Warnings, auditTrials(r.run)...)
 	r.run.Ended = time.Now()
 	r.run.Complete = err == nil

@@ -227,7 +227,10 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 			return err
 		}
 	}
-	b.audit(t, rec)
+	b.audit(t, rec, w.gc)
+	if b.job.kind == TrialMeasured {
+		t.judgeSteady(rec)
+	}
 	return b.verify(ctx, t, cfg, rec)
 }
 
@@ -251,6 +254,7 @@ type window struct {
 	wg            sync.WaitGroup
 	before, after sample
 	usage         []UsagePoint
+	gc            float64 // CPU seconds of this process's garbage collector
 }
 
 // begin is called at the window's start and does not hold it up.
@@ -270,9 +274,11 @@ func (w *window) begin() {
 			defer func() { <-w.join.done }()
 		}
 		w.before = w.probe.take(w.ctx)
+		gc := gcTime()
 		w.usage = usagePoints(begin, w.probe.follow(ctx, w.interval))
 		select {
 		case <-timer.C:
+			w.gc = gcTime() - gc
 			w.after = w.probe.take(w.ctx)
 		case <-w.ctx.Done():
 		}
@@ -326,9 +332,10 @@ func (t *Trial) warn(warning string) {
 	t.Warning += warning
 }
 
-// audit judges whether the figures can be trusted.
-func (b *rig) audit(t *Trial, rec *load.Recording) {
-	if b.variant.Settings.Load.Rate > 0 && b.job.kind == TrialMeasured {
+// audit judges whether the figures can be trusted. gc is the CPU time of this
+// process's garbage collector in the window.
+func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
+	if l := b.variant.Settings.Load; (l.Rate > 0 || l.ThinkTime > 0) && b.job.kind == TrialMeasured {
 		lag := time.Duration(rec.Lag().ValueAtPercentile(99))
 		response := time.Duration(t.Response["all"].P99Ns)
 		if problem := auditLag(lag, response, time.Duration(t.Service["all"].P99Ns)); problem != "" {
@@ -337,6 +344,9 @@ func (b *rig) audit(t *Trial, rec *load.Recording) {
 	}
 	if p, ok := t.Processes[processGenerator]; ok {
 		if warning := auditGenerator(p.CPUS, t.WindowS, runtime.NumCPU()); warning != "" {
+			t.warn(warning)
+		}
+		if warning := auditGC(gc, p.CPUS); warning != "" {
 			t.warn(warning)
 		}
 	}
