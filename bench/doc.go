@@ -11,7 +11,8 @@
 // Execute (runner.go) does the trials block by block: every variant once in
 // each, in an order shuffled by the run's seed. A trial (trial.go) has a fresh
 // cluster, warm-up, measured window, drain, and reads back what was
-// acknowledged. Usage and profiles come from capture.go, doubts from audit.go.
+// acknowledged. What an experiment plans to happen to the cluster is in plan.go,
+// pure, done by events.go, and what clients noticed of it found by impact.go. Usage and profiles come from capture.go, doubts from audit.go.
 //
 // A run leaves a folder (folder.go) with run.json, whose types are in
 // record.go, results.txt for benchstat (benchfmt.go), time series, histograms

@@ -77,7 +77,16 @@ type Measure struct {
 const MetricAuto = "auto"
 
 // Metrics are what an experiment can decide by.
-var Metrics = []string{"ops/s", "p50-latency-ns", "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns"}
+var Metrics = []string{
+	"ops/s", "p50-latency-ns", "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns",
+	MetricOutage, MetricRecover,
+}
+
+// Metrics of experiments with events.
+const (
+	MetricOutage  = "outage-ns"  // longest time without an answer
+	MetricRecover = "recover-ns" // until service was as before the event
+)
 
 // CeilingTargets are what can be a ceiling.
 var CeilingTargets = []string{TargetWire, TargetRelay}

@@ -109,6 +109,9 @@ func (x *expansion) points() ([]point, error) {
 		if err := p.settings.Load.validate(); err != nil {
 			return nil, &UsageError{Err: err}
 		}
+		if err := p.settings.Load.Events.within(x.experiment.Measure.Duration); err != nil {
+			return nil, &UsageError{Err: err}
+		}
 		points = append(points, p)
 	}
 	return points, nil

@@ -37,8 +37,9 @@ func at(file string, n *yaml.Node) string {
 // parser walks the YAML tree itself, as that is the way to name the line of
 // every fault. It keeps the first error and goes on with nothing.
 type parser struct {
-	file string
-	err  error
+	file  string
+	err   error
+	plans []plannedAt
 }
 
 func (p *parser) fail(n *yaml.Node, format string, args ...any) {
@@ -127,6 +128,9 @@ func (p *parser) canonical(key, value *yaml.Node, text string) string {
 		return ""
 	}
 	c, err := canonical(key.Value, text)
+	if key.Value == "events" {
+		p.plans = append(p.plans, plannedAt{value, c})
+	}
 	if err != nil {
 		n := value
 		if !slices.Contains(fieldNames(), key.Value) {
@@ -350,6 +354,7 @@ func (p *parser) experiment(n *yaml.Node) *Experiment {
 			}
 		}
 	}
+	p.checkPlans(e)
 	if baseline != nil && len(e.Vary) == 0 && len(e.Arms) == 0 {
 		p.fail(baseline, "baseline without vary or arms has nothing to compare with")
 	}

@@ -163,6 +163,12 @@ type Trial struct {
 	// joined took to have all data of when it did; 0 when it did not in the window.
 	Events   []Event `json:"events,omitempty"`
 	CatchUpS float64 `json:"catch_up_s,omitempty"`
+	// OutageNs is the longest time without an answer at any event, without events in
+	// the window; RecoverNs how long after the worst event service was as before. Only
+	// in experiments with events. nil when it was not back before the next event or
+	// the window's end, or there is too little before the first event.
+	OutageNs  int64  `json:"outage_ns,omitempty"`
+	RecoverNs *int64 `json:"recover_ns,omitempty"`
 
 	// Verified keys were read back: each one's mod revision was at least the
 	// highest acknowledged. Violations list those that were not.
@@ -251,6 +257,13 @@ type VariantSummary struct {
 	CatchUpS Estimate `json:"catch_up_s"`
 	// Costs of an operation by unit, as Costs lists them; those that are known.
 	Costs map[string]Estimate `json:"costs,omitempty"`
+	// OutageNs and RecoverNs are over the blocks that have them: not those, counted
+	// by Unrecovered, in which service was not back in time.
+	OutageNs    Estimate `json:"outage_ns"`
+	RecoverNs   Estimate `json:"recover_ns"`
+	Unrecovered int      `json:"unrecovered,omitempty"`
+	// ErrorsATrial is Errors by block.
+	ErrorsATrial Estimate `json:"errors_a_trial"`
 	// Ceilings has one element for each of the variant's that was measured.
 	Ceilings []CeilingShare `json:"ceilings,omitempty"`
 	// Ratio to the baseline and its verdict: better, worse, same, inconclusive;

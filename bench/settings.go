@@ -54,7 +54,7 @@ type Load struct {
 	ValueSize    Sizes         `knob:"value-size" usage:"bytes of a value: one size, a range of which all are alike, or a file whose lines are a size and its weight"`
 	KeySize      Sizes         `knob:"key-size" usage:"bytes of a key, in the forms of value-size; each key keeps its size"`
 	Keys         int           `knob:"keys" usage:"distinct keys"`
-	JoinAfter    time.Duration `knob:"join-after" usage:"when a further node joins, empty, from the window's beginning (0: never)"`
+	Events       Plan          `knob:"events" usage:"what is done to the cluster in the window, such as: kill leader at 1s; restart killed at 2s"`
 	Distribution string        `knob:"key-distribution" values:"uniform,zipf,sequential,hotspot,latest" usage:"which keys are picked: all alike, by zipf's law with 0.99, in turn, a fifth for four fifths of the operations, or near the newest"`
 }
 
@@ -216,8 +216,8 @@ func (s *Settings) reads(key string) bool {
 		return l.Topology != TopologyExternal && l.Target != TargetWire // the followers of a relay too
 	case "conns":
 		return l.Target != TargetDirect
-	case "join-after":
-		return l.Topology != TopologyExternal && !isEcho(l.Target)
+	case "events":
+		return !isEcho(l.Target)
 	case "wire":
 		return isEcho(l.Target)
 	case serverBinKey:
@@ -287,6 +287,9 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 	case l.Topology == TopologyInProcess && axes("chunking"):
 		return "topology in-process hands messages over whole: there is nothing to chunk"
 	}
+	if reason := l.Events.impossible(s); reason != "" && !isEcho(l.Target) {
+		return reason
+	}
 	if !isEcho(l.Target) && l.Topology != TopologyExternal {
 		c := n.Effective()
 		c.ID = 1
@@ -324,7 +327,6 @@ func (l *Load) validate() error {
 		{"read-ratio", l.ReadRatio, 0, 1},
 		{"keys", float64(l.Keys), 1, 1e8},
 		{"think-time", float64(l.ThinkTime), 0, float64(time.Hour)},
-		{"join-after", float64(l.JoinAfter), 0, float64(time.Hour)},
 	} {
 		if c.value < c.min {
 			return fmt.Errorf("%s %s is below the minimum %s", c.key, plain(c.key, c.value), plain(c.key, c.min))
@@ -341,8 +343,7 @@ func (l *Load) validate() error {
 
 // plain formats a number as the field is written: 1s, not 1e+09.
 func plain(key string, value float64) string {
-	switch key {
-	case "join-after", "think-time":
+	if key == "think-time" {
 		return time.Duration(value).String()
 	}
 	return strconv.FormatFloat(value, 'f', -1, 64)

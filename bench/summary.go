@@ -32,6 +32,7 @@ func Summarize(run *Run) Summary {
 type blocks struct {
 	trials          int
 	samples, errors uint64
+	unrecovered     int
 	viable          bool
 	problem         string
 	figures         map[string][]float64 // by metric, and bytes/s
@@ -41,6 +42,7 @@ type blocks struct {
 const (
 	bytesPerS = "bytes/s"
 	catchUpS  = "catch-up-s"
+	failedOps = "failed-ops"
 )
 
 func newBlocks(run *Run, id string) *blocks {
@@ -78,6 +80,7 @@ func newBlocks(run *Run, id string) *blocks {
 		if t.CatchUpS > 0 {
 			b.set(catchUpS, t.Block, t.CatchUpS)
 		}
+		b.addImpact(t)
 	}
 	return b
 }
@@ -143,7 +146,8 @@ func (s *summarizer) variant(v *Variant) VariantSummary {
 		OpsPerS: b.estimate("ops/s"), BytesPerS: b.estimate(bytesPerS),
 		P50Ns: b.estimate("p50-latency-ns"), P90Ns: b.estimate("p90-latency-ns"), P99Ns: b.estimate("p99-latency-ns"),
 		P999Ns: b.estimate("p99.9-latency-ns"), MaxNs: b.estimate("max-latency-ns"),
-		CatchUpS: b.estimate(catchUpS), Costs: b.costs(),
+		CatchUpS: b.estimate(catchUpS), Costs: b.costs(), OutageNs: b.estimate(MetricOutage), RecoverNs: b.estimate(MetricRecover),
+		Unrecovered: b.unrecovered, ErrorsATrial: b.estimate(failedOps),
 	}
 	for _, id := range v.Ceilings {
 		if share, ok := s.share(b, id); ok {
@@ -269,6 +273,10 @@ func (s *summarizer) answer(candidates []*VariantSummary) Answer {
 	var best []*VariantSummary
 	for _, i := range set.Members {
 		best = append(best, candidates[i])
+	}
+	if len(best) == 0 { // such as recover-ns where service never came back
+		a.Sentence = fmt.Sprintf("No variant has a figure of %s.", metric)
+		return a
 	}
 	compare := func(a, b *VariantSummary) int { return s.compare(a, b, metric) }
 	slices.SortStableFunc(best, compare)

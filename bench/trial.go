@@ -157,6 +157,9 @@ func (b *rig) loadConfig() load.Config {
 		cfg.KeyPrefix = fmt.Sprintf("%s%d-%d/", b.variant.ID, b.job.block, b.r.Seed%1000)
 		cfg.KeySize = cfg.KeySize.AtLeast(len(cfg.KeyPrefix) + len(strconv.Itoa(l.Keys)))
 	}
+	if b.r.Matrix.hasEvents() {
+		cfg.Completions = maxCompletions
+	}
 	if b.job.kind == TrialProfile {
 		cfg.Duration = m.Profile.Truncate(time.Second)
 	}
@@ -175,8 +178,9 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	defer func() { err = errors.Join(err, probe.close()) }()
 	cfg := b.loadConfig()
 	w := window{ctx: ctx, probe: probe, length: cfg.Duration, interval: cfg.Interval}
-	if after := b.variant.Settings.Load.JoinAfter; after > 0 {
-		w.onBegin = func(ctx context.Context) { w.join = startJoin(ctx, b.cluster, after) }
+	if plan := b.variant.Settings.Load.Events; len(plan) > 0 {
+		links := b.variant.Settings.Node.Faults()
+		w.onBegin = func(ctx context.Context) { w.events = startEvents(ctx, b.cluster, plan, links) }
 	}
 	if b.job.kind == TrialProfile {
 		w.capture = newCapture(b.r.Folder, b.variant.ID, b.self, b.debug, cfg.Duration)
@@ -200,12 +204,13 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 		return err
 	}
 	b.record(t, rec, &w)
-	if w.join != nil {
-		t.Events, t.CatchUpS = w.join.events, w.join.caughtUp.Seconds()
-		if w.join.err != nil {
-			return w.join.err
+	if w.events != nil {
+		w.events.record(t, rec.Start)
+		if err := w.events.failure(); err != nil {
+			return err
 		}
 	}
+	measureImpact(t, rec.Completions)
 	if w.capture != nil {
 		var captureErr error
 		if t.Profiles, captureErr = w.capture.end(ctx); captureErr != nil {
@@ -248,8 +253,8 @@ type window struct {
 	length   time.Duration
 	interval time.Duration // of the time series
 
-	onBegin func(ctx context.Context) // of an event in the window; nil for none
-	join    *join                     // after begin
+	onBegin func(ctx context.Context) // of events in the window; nil for none
+	events  *events                   // after begin
 
 	wg            sync.WaitGroup
 	before, after sample
@@ -270,8 +275,8 @@ func (w *window) begin() {
 	w.wg.Go(func() {
 		defer end()
 		defer timer.Stop()
-		if w.join != nil {
-			defer func() { <-w.join.done }()
+		if w.events != nil {
+			defer func() { <-w.events.done }()
 		}
 		w.before = w.probe.take(w.ctx)
 		gc := gcTime()
@@ -350,7 +355,7 @@ func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
 			t.warn(warning)
 		}
 	}
-	if t.Counters["elected"] > 0 {
+	if t.Counters["elected"] > 0 && len(t.Events) == 0 {
 		t.warn("a leader was elected in the window")
 	}
 	if t.Errors > 0 {

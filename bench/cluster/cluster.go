@@ -353,6 +353,13 @@ func (c *Cluster) Status(ctx context.Context, n *Node) (*clusterv1.StatusRespons
 	return c.admin.Status(ctx, n.Addr, false)
 }
 
+// TransferLeadership has the leader hand over to a voter, in good order; it
+// returns when that one leads.
+func (c *Cluster) TransferLeadership(ctx context.Context, to uint64) error {
+	_, err := c.admin.TransferLeadership(ctx, to)
+	return err
+}
+
 // AddNode starts a further node and makes it a voter.
 func (c *Cluster) AddNode(ctx context.Context) (*Node, error) {
 	n, membership, err := c.addLearner(ctx)

@@ -38,17 +38,25 @@ func (c *Cluster) Links(ctx context.Context, n *Node) (*labv1.LinksResponse, err
 	return links, err
 }
 
-// Isolate cuts a node off from all others, both ways. Clients still reach it.
-// Heal ends it.
-func (c *Cluster) Isolate(ctx context.Context, n *Node) error {
-	cut := transport.Faults{Partition: true}
-	errs := []error{c.SetFaults(ctx, n, nil, cut)}
+// SetFaultsAround is SetFaults for all ways from and to a node, as far as the
+// nodes at their ends have not ended.
+func (c *Cluster) SetFaultsAround(ctx context.Context, n *Node, f transport.Faults) error {
+	var errs []error
 	for _, other := range c.Nodes() {
-		if other.ID != n.ID {
-			errs = append(errs, c.SetFaults(ctx, other, []uint64{n.ID}, cut))
+		switch other.ID {
+		case n.ID:
+			errs = append(errs, c.SetFaults(ctx, other, nil, f))
+		default:
+			errs = append(errs, c.SetFaults(ctx, other, []uint64{n.ID}, f))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Isolate cuts a node off from all others, both ways. Clients still reach it.
+// Heal ends it.
+func (c *Cluster) Isolate(ctx context.Context, n *Node) error {
+	return c.SetFaultsAround(ctx, n, transport.Faults{Partition: true})
 }
 
 // Heal ends the faults of all nodes that have not ended, those they were started

@@ -61,6 +61,9 @@ func run(ctx context.Context, cfg Config, target Target, onInterval func(Interva
 	paced := cfg.open() || cfg.ThinkTime > 0
 	g.fine = fine && paced
 	g.rec = newRecorder(runtime.GOMAXPROCS(0), cfg.Keys, paced)
+	for i := range g.rec.shards {
+		g.rec.shards[i].most = cfg.Completions / len(g.rec.shards)
+	}
 	streams := make([]*stream, cfg.Clients)
 	for i := range streams {
 		streams[i] = g.work.stream(i)
@@ -163,6 +166,7 @@ func (g *generator) client(ctx context.Context, session Session, stream *stream,
 
 		end := g.now()
 		out.response, out.service = end-intended, end-start
+		out.due, out.end = intended-g.from, end-g.from
 		out.delay, out.lag = start-intended, start-max(intended, ready)
 		g.sort(&out, stream, results, err)
 		failed := len(out.errors)

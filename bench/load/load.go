@@ -112,6 +112,9 @@ type Config struct {
 	Duration time.Duration // of the measured window
 	// Interval is the resolution of the time series; 0 means a second.
 	Interval time.Duration
+	// Completions is how many messages Recording.Completions has at most, 24 bytes
+	// each; 0 for none.
+	Completions int
 	// Drain is how long operations under way are waited for after the window;
 	// 0 means ten seconds.
 	Drain time.Duration
@@ -154,6 +157,8 @@ func (c Config) Validate() error {
 		return fail("duration", c.Duration, "must be more than 0")
 	case c.Interval < 0:
 		return fail("interval", c.Interval, "must not be negative")
+	case c.Completions < 0:
+		return fail("completions", c.Completions, "must not be negative")
 	case c.Drain < 0:
 		return fail("drain", c.Drain, "must not be negative")
 	}

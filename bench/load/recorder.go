@@ -141,6 +141,7 @@ func (c *counts) failed() uint64 {
 // outcome is one answered message.
 type outcome struct {
 	response, service, delay, lag time.Duration
+	due, end                      time.Duration // from the window's start
 
 	acknowledged [kinds]int64
 	found        int64
@@ -153,7 +154,10 @@ type shard struct {
 	mu     sync.Mutex
 	active *counts
 	spare  *counts // empty between two swaps
-	_      [64]byte
+	// Completions that are kept, at most so many, and how many were not.
+	completions  []Completion
+	most, excess int
+	_            [64]byte
 }
 
 // recorder takes in outcomes from all clients.
@@ -204,6 +208,9 @@ func (s *shard) count(o *outcome) {
 		c.errors[min(code, codes.Code(len(c.errors)-1))]++
 	}
 	c.messages++
+	if n > 0 {
+		s.complete(o, n)
+	}
 }
 
 // warm records a message of the warm-up.

@@ -42,6 +42,10 @@ type Recording struct {
 
 	Intervals []Interval
 
+	// Completions are the messages behind Operations, in the order in which they were
+	// answered. They are empty when Config.Completions is too few for them.
+	Completions []Completion
+
 	counts *counts
 	lines  []byte // the interval lines of the .hlog
 }
@@ -131,6 +135,9 @@ func (r *Recording) finish(rec *recorder) {
 			r.ErrorsByCode[codes.Code(code).String()] = n
 			r.Errors += n
 		}
+	}
+	if completions, all := rec.completions(); all {
+		r.Completions = completions
 	}
 	r.Acked = make([]uint64, len(rec.acked))
 	for i := range rec.acked {

@@ -33,7 +33,7 @@ arms:
   - {topology: in-process-grpc, listener: bufconn, target: unary, op: put, rate: 500}
   - {topology: processes, target: pipeline, op: mixed, ops-per-message: 4, key-distribution: latest, key-size: 8..64, value-size: 16..2KiB}
   - {topology: in-process, target: direct, op: put, key-distribution: hotspot, think-time: 1ms}
-  - {topology: [in-process, processes], target: unary, op: put, log-entries: 10, join-after: 20ms}
+  - {topology: [in-process, processes], target: unary, op: put, log-entries: 10, events: join at 20ms}
   - {topology: in-process-grpc, target: unary, op: put, value-size: 1MiB, chunking: [none, fragment], chunk-size: 64KiB, max-message: 512KiB}
 baseline: {topology: in-process-grpc}
 ceiling: [wire, relay]
@@ -102,7 +102,7 @@ func checkTrial(t *testing.T, dir string, trial *bench.Trial, v bench.Variant) {
 	if v.Role != bench.RoleCeiling && trial.VerifiedKeys == 0 && v.Config["op"] != "get" {
 		t.Errorf("%s: no key was read back", name)
 	}
-	if joins := v.Params["join-after"] != ""; joins != (len(trial.Events) == 2) || joins && !strings.HasPrefix(trial.Events[0].What, "a node joined") {
+	if joins := v.Params["events"] != ""; joins != (len(trial.Events) == 2) || joins && !strings.HasPrefix(trial.Events[0].What, "a node joined") {
 		t.Errorf("%s: events %+v", name, trial.Events)
 	}
 	if len(trial.Processes) == 0 {
@@ -329,4 +329,64 @@ func TestTargetDown(t *testing.T) {
 	if strings.Contains(out, "p99 ") && strings.Contains(out, "ms ") {
 		t.Errorf("figures from nowhere:\n%s", out)
 	}
+}
+
+// Nodes fail in the window of a run, and come back: what happened is told, nothing
+// acknowledged is lost, and no process is left.
+func TestFailover(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	source := experimentFile(t, `
+name: failing
+question: What do clients notice?
+fixed: {topology: processes, op: mixed, rate: 200, clients: 32, keys: 50, tick: 20ms}
+arms:
+  - {storage: wal, events: kill leader at 500ms; restart killed at 1500ms}
+  - {storage: memory, events: [none, pause leader at 500ms for 500ms, partition leader at 500ms for 500ms, slow follower by 10ms at 500ms for 500ms, transfer-leadership at 500ms]}
+  - {storage: memory, events: kill follower at 500ms; restart killed at 1500ms}
+answer-by: [events]
+metric: outage-ns
+ceiling: none
+measure: {warmup: 100ms, duration: 3s, blocks: 1, profile: 0s}
+`)
+	code, _, stderr := cli(t.Context(), "run", source, "--out", dir, "--server-bin", filepath.Join(bin, "raftkv"))
+	if code != exitDone || !strings.Contains(stderr, "skipped events=kill follower at 500ms; restart killed at 1.5s storage=memory: events restarts a node, which needs storage wal") {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	run, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range run.Trials {
+		trial := &run.Trials[i]
+		plan := ""
+		for _, v := range run.Variants {
+			if v.ID == trial.Variant {
+				plan = v.Params["events"]
+			}
+		}
+		if trial.VerifiedKeys == 0 || len(trial.Violations) > 0 || trial.OutageNs <= 0 {
+			t.Errorf("%s: %d keys verified, %v, outage %d; %s", plan, trial.VerifiedKeys, trial.Violations, trial.OutageNs, trial.Problem)
+		}
+		var did []string
+		for _, e := range trial.Events {
+			if e.Do != "" {
+				did = append(did, e.Do)
+				if e.OutageNs <= 0 || e.OffsetS < 0.4 {
+					t.Errorf("%s: %+v", plan, e)
+				}
+			}
+		}
+		want := map[string]string{"none": "", "kill": "kill restart"}
+		first := strings.Fields(plan)[0]
+		if _, ok := want[first]; !ok {
+			want[first] = first
+		}
+		if got := strings.Join(did, " "); got != want[first] {
+			t.Errorf("%s: done were %q: %s", plan, got, trial.Problem)
+		}
+		if strings.HasPrefix(plan, "pause") && trial.OutageNs < int64(200*time.Millisecond) {
+			t.Errorf("%s: clients of the leader noticed %v only", plan, time.Duration(trial.OutageNs))
+		}
+	}
+	noProcess(t)
 }

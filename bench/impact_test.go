@@ -1,0 +1,118 @@
+package bench
+
+import (
+	"testing"
+	"time"
+
+	"raftlab/bench/load"
+)
+
+// openLoop makes the completions of a server that answers at once, but for times
+// in which it stands still: operations due then are answered when it goes on.
+func openLoop(window time.Duration, stalls ...[2]time.Duration) []load.Completion {
+	var all []load.Completion
+	for due := time.Duration(0); due < window; due += time.Millisecond {
+		end := due + 200*time.Microsecond
+		for _, s := range stalls {
+			if end >= s[0] && end < s[1] {
+				end = s[1]
+			}
+		}
+		all = append(all, load.Completion{Due: due, End: end, Operations: 1})
+	}
+	return all
+}
+
+const ms = time.Millisecond
+
+func TestImpact(t *testing.T) {
+	event := func(at time.Duration, do string) Event { return Event{OffsetS: at.Seconds(), Do: do} }
+	for name, c := range map[string]struct {
+		stalls  [][2]time.Duration
+		events  []Event
+		outage  time.Duration
+		recover time.Duration // -1: not in time
+	}{
+		"one outage": {
+			stalls: [][2]time.Duration{{1000 * ms, 1500 * ms}}, events: []Event{event(1000*ms, DoKill)},
+			outage: 500 * ms, recover: 500 * ms,
+		},
+		"nothing to notice": {events: []Event{event(1000*ms, DoKill)}, outage: ms, recover: 0},
+		"what follows is no event": {
+			stalls: [][2]time.Duration{{1000 * ms, 1500 * ms}},
+			events: []Event{event(1000*ms, DoPause), event(1200*ms, "")},
+			outage: 500 * ms, recover: 500 * ms,
+		},
+		"the worst of two": {
+			stalls: [][2]time.Duration{{1000 * ms, 1100 * ms}, {3000 * ms, 3700 * ms}},
+			events: []Event{event(1000*ms, DoKill), event(3000*ms, DoRestart)},
+			outage: 700 * ms, recover: 700 * ms,
+		},
+		"not back before the next": {
+			stalls: [][2]time.Duration{{1000 * ms, 1900 * ms}},
+			events: []Event{event(1000*ms, DoKill), event(2000*ms, DoRestart)},
+			outage: 900 * ms, recover: -1,
+		},
+		"not back in the window": {
+			stalls: [][2]time.Duration{{1000 * ms, 6000 * ms}}, events: []Event{event(1000*ms, DoKill)},
+			outage: 5000 * ms, recover: -1,
+		},
+		"too early to compare with": {events: []Event{event(100*ms, DoKill)}, outage: ms, recover: -1},
+		// A stall before the event is not the event's.
+		"before": {
+			stalls: [][2]time.Duration{{200 * ms, 800 * ms}}, events: []Event{event(1000*ms, DoKill)},
+			outage: ms, recover: 0,
+		},
+		"without events": {stalls: [][2]time.Duration{{200 * ms, 800 * ms}}, outage: 600 * ms, recover: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			trial := Trial{WindowS: 5, Events: c.events}
+			measureImpact(&trial, openLoop(5*time.Second, c.stalls...))
+			if got := time.Duration(trial.OutageNs); got < c.outage || got > c.outage+2*ms {
+				t.Errorf("outage %v, want %v", got, c.outage)
+			}
+			switch {
+			case c.recover < 0:
+				if trial.RecoverNs != nil {
+					t.Errorf("recovered in %v", time.Duration(*trial.RecoverNs))
+				}
+			case trial.RecoverNs == nil:
+				t.Errorf("did not recover, want %v", c.recover)
+			default:
+				// The first span may begin a step late, and with 1 % of it still stalled.
+				if got := time.Duration(*trial.RecoverNs); got < c.recover-2*recoveryStep || got > c.recover+2*recoveryStep {
+					t.Errorf("recovered in %v, want %v", got, c.recover)
+				}
+			}
+		})
+	}
+}
+
+// Blocks in which service did not come back are counted, and left out of the
+// estimate alone.
+func TestImpactSummary(t *testing.T) {
+	run := &Run{Variants: []Variant{{ID: "v01", Role: RoleMeasured}}}
+	for block := 1; block <= 5; block++ {
+		trial := Trial{
+			Variant: "v01", Block: block, Kind: TrialMeasured, Viable: true, Valid: true, Operations: 1, OpsPerS: 1, Errors: uint64(block),
+			OutageNs: int64(block), Events: []Event{{Do: DoKill}},
+		}
+		if block < 5 {
+			trial.RecoverNs = new(int64(block - 1))
+		}
+		run.Trials = append(run.Trials, trial)
+	}
+	v := Summarize(run).Variants[0]
+	if v.OutageNs.Center != 3 || v.OutageNs.N != 5 || v.RecoverNs.Center != 1.5 || v.RecoverNs.N != 4 || v.Unrecovered != 1 || v.ErrorsATrial.Center != 3 {
+		t.Errorf("got %+v", v)
+	}
+}
+
+// A metric that no trial has is told, not guessed.
+func TestAnswerWithoutFigures(t *testing.T) {
+	run := &Run{Variants: []Variant{{ID: "v01", Role: RoleMeasured}}, Experiment: ExperimentInfo{Metric: MetricRecover}}
+	run.Trials = []Trial{{Variant: "v01", Block: 1, Kind: TrialMeasured, Viable: true, Valid: true, Operations: 1, OpsPerS: 1}}
+	if got := Summarize(run).Answers[0].Sentence; got != "No variant has a figure of recover-ns." {
+		t.Errorf("got %q", got)
+	}
+}
