@@ -343,8 +343,13 @@ func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
 	if l := b.variant.Settings.Load; (l.Rate > 0 || l.ThinkTime > 0) && b.job.kind == TrialMeasured {
 		lag := time.Duration(rec.Lag().ValueAtPercentile(99))
 		response := time.Duration(t.Response["all"].P99Ns)
-		if problem := auditLag(lag, response, time.Duration(t.Service["all"].P99Ns)); problem != "" {
+		problem := auditLag(lag, response, time.Duration(t.Service["all"].P99Ns))
+		switch {
+		case problem == "":
+		case l.Rate > 0:
 			t.Valid, t.Problem = false, problem
+		default:
+			t.warn(problem) // who sends late after thinking only thinks longer
 		}
 	}
 	if p, ok := t.Processes[processGenerator]; ok {
