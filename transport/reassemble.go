@@ -8,6 +8,8 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"raftlab/kv/metric"
 )
 
 // Bounds of a Reassembler. A sender that behaves has one message open, since a
@@ -42,6 +44,7 @@ type Reassembler struct {
 	mu    sync.Mutex
 	peers map[uint64]*assembly
 	total int // bytes declared by all open messages
+	took  *metric.Histogram
 }
 
 // assembly is what one peer has open.
@@ -56,12 +59,13 @@ type opening struct {
 	header  *pb.Message
 	total   int
 	data    []byte
+	begun   time.Time
 	touched time.Time
 }
 
 // NewReassembler returns an empty one.
 func NewReassembler() *Reassembler {
-	return &Reassembler{peers: make(map[uint64]*assembly)}
+	return &Reassembler{peers: make(map[uint64]*assembly), took: new(metric.Histogram)}
 }
 
 // Add takes in a frame that carries a fragment, and copies what it keeps. It
@@ -120,6 +124,7 @@ func (r *Reassembler) add(a *assembly, f *Frame, now time.Time) (*pb.Message, er
 		if o, err = r.begin(a, f); err != nil {
 			return nil, err
 		}
+		o.begun = now
 	}
 	if err := o.write(p); err != nil {
 		return nil, err
@@ -134,6 +139,7 @@ func (r *Reassembler) add(a *assembly, f *Frame, now time.Time) (*pb.Message, er
 	if err := decodeEntry(o.data, s); err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "reassembled entry: %v", err)
 	}
+	r.took.Record(int64(now.Sub(o.begun)))
 	m := o.header
 	m.Entries = []*pb.Entry{&s.entry}
 	return m, nil

@@ -107,6 +107,25 @@ func TestReassemblerAbuse(t *testing.T) {
 	}
 }
 
+// What is measured of an entry is the time from its first piece to its last.
+func TestReassemblyTakes(t *testing.T) {
+	r := NewReassembler()
+	f := pieces(t)
+	now := time.Unix(1000, 0)
+	for i := range f {
+		if i > 0 {
+			now = now.Add(time.Millisecond)
+		}
+		if _, err := r.Add(&f[i], now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := uint64(len(f)-1) * uint64(time.Millisecond)
+	if s := r.took.Snapshot(); s.Count() != 1 || s.Sum != want {
+		t.Errorf("%d entries took %d ns, want one of %d", s.Count(), s.Sum, want)
+	}
+}
+
 func TestReassemblerLastMissing(t *testing.T) {
 	r := NewReassembler()
 	f := pieces(t)

@@ -220,7 +220,9 @@ func (s *server) Stats() []PeerStats {
 }
 
 // Totals implements Transport.
-func (s *server) Totals() Totals { return Totals{DroppedUnknownPeer: s.unknownDropped.Load()} }
+func (s *server) Totals() Totals {
+	return Totals{Reassembly: s.reassembler.took, DroppedUnknownPeer: s.unknownDropped.Load()}
+}
 
 // Close implements Transport.
 func (s *server) Close() error {

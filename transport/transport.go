@@ -309,5 +309,8 @@ type PeerStats struct {
 
 // Totals are those that belong to no peer.
 type Totals struct {
+	// Live, and shared by all copies; nil where nothing travels in pieces.
+	Reassembly *metric.Histogram `histogram:"reassembly_nanos" usage:"from the first fragment of an entry until it was whole"`
+
 	DroppedUnknownPeer uint64 `counter:"messages_dropped_unknown_peer" usage:"messages dropped because they were for nobody this node knows, or were forwarded in another's name"`
 }

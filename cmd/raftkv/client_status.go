@@ -223,13 +223,15 @@ var telling = []struct{ name, words string }{
 	{"apply_lag_entries", "entries not yet applied"},
 	{"journal_fsync_duration_nanos", "fsync"},
 	{"round_trip_nanos", "round trip"},
+	{"reassembly_nanos", "first fragment to whole entry"},
 	{"heartbeat_round_trip_nanos", "leader: heartbeat to its answer"},
 	{"stage_queue_nanos", "leader: waiting to be proposed"},
 	{"stage_append_nanos", "leader: proposed to appended"},
 	{"stage_commit_nanos", "leader: proposed to committed"},
 	{"stage_apply_nanos", "leader: committed to applied"},
 	{"stage_answer_nanos", "leader: applied to answered"},
-	{"stage_receive_nanos", "follower: received to appended"},
+	{"stage_step_nanos", "follower: received to taken in"},
+	{"stage_durable_nanos", "follower: taken in to acknowledged"},
 }
 
 func statusDistributions(t table, st *clusterv1.StatusResponse) {

@@ -81,7 +81,7 @@ type Config struct {
 	AdmissionOps   int  `knob:"admission-ops" usage:"operations under way at most; above it RESOURCE_EXHAUSTED"`
 	AdmissionBytes Size `knob:"admission-bytes" usage:"bytes of operations under way at most; above it RESOURCE_EXHAUSTED"`
 
-	Stages string `knob:"stages" values:"on,off" usage:"measure how long log entries take from one stage to the next; the debug port shows it, and status"`
+	Stages string `knob:"stages" values:"on,off" usage:"measure how long writes take from one stage to the next; the debug port shows it and can change it, and status shows it"`
 
 	GRPCWindow    Size `knob:"grpc-window" usage:"HTTP/2 window of streams and connections (0: as gRPC estimates it)" source:"grpc.StaticStreamWindowSize, grpc.StaticConnWindowSize"`
 	StreamWorkers int  `knob:"stream-workers" usage:"goroutines that serve client streams (0: one for each)" source:"grpc.NumStreamWorkers"`

@@ -21,7 +21,11 @@ const scrapeTimeout = 5 * time.Second
 // eachMetric calls f for all that the node's parts count, given what the replica
 // says. peer is 0 for what belongs to none.
 func (n *Node) eachMetric(rs replica.Status, f func(peer uint64, m metric.Metric)) {
-	own := func(m metric.Metric) { f(0, m) }
+	own := func(m metric.Metric) {
+		if m.Kind != metric.HistogramKind || m.Histogram != nil {
+			f(0, m)
+		}
+	}
 	metric.Each(rs, own)
 	metric.Each(rs.Counters, own)
 	metric.Each(n.replica.Histograms(), own)

@@ -34,7 +34,29 @@ func (n *Node) Stages() *labv1.StagesResponse {
 		}
 		resp.Histograms = append(resp.Histograms, h)
 	})
+	for _, b := range n.replica.Histograms().Breakdowns() {
+		m := &labv1.Breakdown{
+			Name: b.Name, Sentence: sentence(b.Usage), Unit: metric.Metric{Name: b.Name}.Unit(), Parts: b.Parts,
+		}
+		for _, k := range b.Snapshot() {
+			m.Buckets = append(m.Buckets, &labv1.BrokenBucket{UpperBound: k.Upper, Count: k.Count, Sums: k.Sums})
+		}
+		resp.Breakdowns = append(resp.Breakdowns, m)
+	}
 	return resp
+}
+
+// SetStages says whether stages are measured from now on, and returns whether they
+// were before. What is under way then may be measured in part.
+func (n *Node) SetStages(on bool) (was bool) { return n.replica.SetStages(on) }
+
+// SetStages implements Lab.
+func (s labService) SetStages(_ context.Context, req *labv1.SetStagesRequest) (*labv1.SetStagesResponse, error) {
+	was := s.n.SetStages(req.GetOn())
+	if was != req.GetOn() {
+		s.n.log.Info("stages set", "on", req.GetOn())
+	}
+	return &labv1.SetStagesResponse{WasOn: was}, nil
 }
 
 // Stages implements Lab.

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,25 +92,26 @@ func TestStages(t *testing.T) {
 			// on its way before it is counted.
 			var after map[string]*labv1.Histogram
 			committed := members[0].state(ctx, t).GetCounters()["entries_proposed"]
+			const commands = messages * operations
 			const unsampled = 7 // of those whose clocks are read for one in eight
-			for after == nil || countOf(after["stage_commit_nanos"]) < committed || countOf(after["stage_answer_nanos"])+unsampled < committed {
+			for after == nil || countOf(after["stage_commit_nanos"]) < commands || countOf(after["stage_answer_nanos"])+unsampled < commands {
 				after = receive()
 			}
 			for _, stage := range []string{"queue", "append", "commit", "apply", "answer"} {
 				h := after["stage_"+stage+"_nanos"]
 				n, sum := countOf(h)-countOf(before[h.GetName()]), h.GetSum()-before[h.GetName()].GetSum()
-				least, most := committed, committed
+				least, most := uint64(commands), uint64(commands)
 				switch stage {
-				case "append": // with what is not of commands: a new term, configuration changes
+				case "append": // entries, with what is not of commands: a new term, configuration changes
 					least, most = committed-unsampled, committed+20
 				case "apply", "answer":
-					least = committed - unsampled
+					least = commands - unsampled
 				}
 				if n < least || n > most {
-					t.Errorf("stage %s has %d entries of %d to %d", stage, n, least, most)
+					t.Errorf("stage %s has %d values of %d to %d", stage, n, least, most)
 				}
 				if sum == 0 || sum > n*uint64(took) {
-					t.Errorf("stage %s: %d entries took %v in sum, the whole %v", stage, n, time.Duration(sum), took)
+					t.Errorf("stage %s: %d values are %v in sum, the whole took %v", stage, n, time.Duration(sum), took)
 				}
 				if h.GetUnit() != "nanos" || !strings.HasPrefix(h.GetSentence(), "Leader: ") {
 					t.Errorf("%v", h)
@@ -129,9 +131,10 @@ func TestStages(t *testing.T) {
 					t.Errorf("nothing in %s: %v", name, after[name])
 				}
 			}
-			if n := countOf(after["stage_receive_nanos"]); n != 0 {
+			if n := countOf(after["stage_step_nanos"]) + countOf(after["stage_durable_nanos"]); n != 0 {
 				t.Errorf("the leader received %d entries", n)
 			}
+			checkBreakdown(ctx, t, members[0], "write_nanos", "queue", "commit", "apply", "answer")
 			told := map[string]uint64{}
 			for _, d := range members[0].state(ctx, t).GetDistributions() {
 				told[d.GetName()] = d.GetCount()
@@ -139,16 +142,17 @@ func TestStages(t *testing.T) {
 					t.Errorf("status tells %v", d)
 				}
 			}
-			if told["stage_commit_nanos"] != committed || told["entry_commands"] != committed || told["stage_receive_nanos"] != 0 {
+			if told["stage_commit_nanos"] != commands || told["entry_commands"] != committed || told["stage_step_nanos"] != 0 {
 				t.Errorf("status tells %v, %d entries were committed", told, committed)
 			}
 			for _, m := range members[1:] {
-				for countOf(histogramsOf(m.Stages())["stage_receive_nanos"])+unsampled < committed {
+				for countOf(histogramsOf(m.Stages())["stage_durable_nanos"])+unsampled < committed {
 					if ctx.Err() != nil {
 						t.Fatalf("node %d received %v", m.cfg.ID, m.Stages())
 					}
 					time.Sleep(time.Millisecond)
 				}
+				checkBreakdown(ctx, t, m, "received_entry_nanos", "step", "durable")
 			}
 
 			cancel()
@@ -162,16 +166,75 @@ func TestStages(t *testing.T) {
 	}
 }
 
-// With knob stages off there are distributions, and no stages.
-func TestStagesOff(t *testing.T) {
-	m := startCluster(t, 1, func(o *Options) { o.Config.Stages = StagesOff })[0]
-	if _, err := m.kv.Put(within(t, 20*time.Second), &kvv1.PutRequest{Key: []byte("k")}); err != nil {
-		t.Fatal(err)
+// checkBreakdown wants whole operations to consist of these stages, whose own
+// histograms have the same when all were measured together.
+func checkBreakdown(ctx context.Context, t *testing.T, m *member, name string, parts ...string) {
+	t.Helper()
+	r := m.Stages()
+	i := slices.IndexFunc(r.GetBreakdowns(), func(b *labv1.Breakdown) bool { return b.GetName() == name })
+	if i < 0 {
+		t.Fatalf("no %s in %v", name, r.GetBreakdowns())
 	}
-	for name, h := range histogramsOf(m.Stages()) {
-		if n := countOf(h); strings.HasPrefix(name, "stage_") && n != 0 || name == "entry_commands" && n != 1 {
-			t.Errorf("%s has %d values", name, n)
+	b := r.GetBreakdowns()[i]
+	if !slices.Equal(b.GetParts(), parts) || b.GetUnit() != "nanos" || b.GetSentence() == "" {
+		t.Fatalf("%s is %q of %q in %s", name, b.GetSentence(), b.GetParts(), b.GetUnit())
+	}
+	var count uint64
+	sums := make([]uint64, len(parts))
+	below := uint64(0)
+	for _, k := range b.GetBuckets() {
+		count += k.GetCount()
+		total := uint64(0)
+		for i, sum := range k.GetSums() {
+			sums[i] += sum
+			total += sum
 		}
+		if mean := total / k.GetCount(); mean > k.GetUpperBound() || mean < below {
+			t.Errorf("%s: the sums of the bucket from %d to %d are %d on average", name, below, k.GetUpperBound(), mean)
+		}
+		below = k.GetUpperBound()
+	}
+	own := histogramsOf(r)["stage_"+parts[len(parts)-1]+"_nanos"]
+	if count != countOf(own) && ctx.Err() == nil { // the last is being recorded
+		time.Sleep(time.Millisecond)
+		checkBreakdown(ctx, t, m, name, parts...)
+		return
+	}
+	if count == 0 || count != countOf(own) || sums[len(parts)-1] != own.GetSum() {
+		t.Errorf("%s has %d values with %d of the last part; its histogram %d with %d",
+			name, count, sums[len(parts)-1], countOf(own), own.GetSum())
+	}
+}
+
+// With knob stages off there are distributions, and no stages, until the Lab
+// service switches them on; off again, they stay as they are.
+func TestStagesOff(t *testing.T) {
+	m := startCluster(t, 1, func(o *Options) { o.Config.Stages, o.Config.DebugAddr = StagesOff, "127.0.0.1:0" })[0]
+	ctx := within(t, 20*time.Second)
+	lab := dialLab(t, m)
+	for _, step := range []struct {
+		set, was bool
+		commits  uint64 // measured in the end
+	}{{false, false, 0}, {true, false, 1}, {true, true, 2}, {false, true, 2}} {
+		resp, err := lab.SetStages(ctx, &labv1.SetStagesRequest{On: step.set})
+		if err != nil || resp.GetWasOn() != step.was {
+			t.Fatalf("%+v: %v, %v", step, resp, err)
+		}
+		if _, err := m.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k")}); err != nil {
+			t.Fatal(err)
+		}
+		found := histogramsOf(m.Stages())
+		if n := countOf(found["stage_commit_nanos"]); n != step.commits {
+			t.Errorf("%+v: %d commits", step, n)
+		}
+		for name, h := range found {
+			if n := countOf(h); strings.HasPrefix(name, "stage_") && step.commits == 0 && n != 0 {
+				t.Errorf("%s has %d values", name, n)
+			}
+		}
+	}
+	if n := countOf(histogramsOf(m.Stages())["entry_commands"]); n != 4 {
+		t.Errorf("%d entries", n)
 	}
 }
 

@@ -58,8 +58,8 @@ type Config struct {
 	// LeaderChanged hears who leads, 0 for nobody; it must not block.
 	LeaderChanged func(id uint64)
 
-	// Stages measures how long entries take from one stage to the next, see
-	// Histograms.
+	// Stages measures how long writes take from one stage to the next, see
+	// Histograms; SetStages changes it later.
 	Stages bool
 
 	Logger *slog.Logger

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -55,6 +56,7 @@ type Core struct {
 	timeoutNow *raftpb.Message // waits until what is committed is applied
 
 	count      Counters
+	stages     atomic.Bool // measured; read and set by any goroutine
 	histograms *Histograms
 	heartbeats heartbeats
 	sentIndex  map[uint64]uint64 // of the last entry sent in this leadership, by node
@@ -74,6 +76,7 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 		heartbeats: heartbeats{sent: make(map[uint64]time.Time)},
 		sentIndex:  make(map[uint64]uint64),
 	}
+	c.stages.Store(cfg.Stages)
 	c.snap = &snapshotLog{Log: log, core: c, transfers: make(map[uint64]snapshotTransfer)}
 	rc, err := cfg.raftConfig(c.snap)
 	if err != nil {
@@ -378,8 +381,8 @@ func (c *Core) apply(m *raftpb.Message, eff *Effects) {
 				t.waiters = make([]*inFlight, len(t.Entries))
 			}
 			t.waiters[i] = f
-			if c.cfg.Stages {
-				c.histograms.Commit.Record(int64(c.now.Sub(c.began) - f.proposed))
+			if c.stages.Load() {
+				c.histograms.Commit.RecordN(int64(c.now.Sub(c.began)-f.proposed), uint64(len(f.refs)))
 			}
 			if r := f.round; f.last {
 				c.cfg.Batcher.Observe(Feedback{

@@ -11,10 +11,11 @@ import (
 )
 
 // Histograms are what a replica measures. A stage is a part of what a write goes
-// through, measured for entries rather than commands: on the leader queue, then
-// commit (append is the part of it that this node's own log takes), apply and
-// answer; on a follower receive. Stages are recorded with Config.Stages only,
-// since they read the clock; the others always.
+// through. On the leader they are of commands, so that they are what an operation
+// met: queue, commit, apply and answer, one after the other and nothing in between;
+// append is a part of commit, that which this node's own log takes. On a follower
+// they are of entries: step, then durable. Stages are recorded with Config.Stages
+// only, since they read the clock; the others always.
 type Histograms struct {
 	EntryCommands    *metric.Histogram `histogram:"entry_commands" usage:"commands in an entry proposed"`
 	ProposalCommands *metric.Histogram `histogram:"proposal_commands" usage:"commands in a MsgProp given to raft"`
@@ -23,19 +24,40 @@ type Histograms struct {
 
 	HeartbeatTrip *metric.Histogram `histogram:"heartbeat_round_trip_nanos" usage:"leader: from when a heartbeat was handed to the transport until its answer came, queues on both sides included"`
 
-	Queue   *metric.Histogram `histogram:"stage_queue_nanos" usage:"leader: from when an entry's first command was taken in until the entry was proposed"`
+	Queue   *metric.Histogram `histogram:"stage_queue_nanos" usage:"leader: from when a command was taken in until its entry was proposed"`
 	Append  *metric.Histogram `histogram:"stage_append_nanos" usage:"leader: from when an entry was proposed until this node's log has it, durable with storage wal; one in eight is measured"`
-	Commit  *metric.Histogram `histogram:"stage_commit_nanos" usage:"leader: from when an entry was proposed until this node knew of its commit"`
-	Apply   *metric.Histogram `histogram:"stage_apply_nanos" usage:"leader: from when an entry was known to be committed until the store had applied it; one in eight is measured"`
-	Answer  *metric.Histogram `histogram:"stage_answer_nanos" usage:"leader: from when an entry was applied until its commands' waiters were told; one in eight is measured"`
-	Receive *metric.Histogram `histogram:"stage_receive_nanos" usage:"follower: from when an entry came in until this node's log has it, durable with storage wal; one in eight is measured"`
+	Commit  *metric.Histogram `histogram:"stage_commit_nanos" usage:"leader: from when a command's entry was proposed until this node knew of its commit"`
+	Apply   *metric.Histogram `histogram:"stage_apply_nanos" usage:"leader: from when a command's entry was known to be committed until the store had applied it; one command in eight is measured"`
+	Answer  *metric.Histogram `histogram:"stage_answer_nanos" usage:"leader: from when a command's entry was applied until its waiters were told; one command in eight is measured"`
+	Step    *metric.Histogram `histogram:"stage_step_nanos" usage:"follower: from when an entry came in until raft had taken it in; one in eight is measured"`
+	Durable *metric.Histogram `histogram:"stage_durable_nanos" usage:"follower: from when raft had taken an entry in until this node's log has it, durable with storage wal, and it is acknowledged; one in eight is measured"`
+
+	// Writes and Received tell which of the stages make the slow ones slow.
+	Writes   *metric.Breakdown
+	Received *metric.Breakdown
 }
 
 func newHistograms() *Histograms {
-	h := new(Histograms)
+	h := &Histograms{
+		Writes: metric.NewBreakdown("write_nanos",
+			"leader: from when a command was taken in until its waiter was told, by stage; one command in eight is measured",
+			"queue", "commit", "apply", "answer"),
+		Received: metric.NewBreakdown("received_entry_nanos",
+			"follower: from when an entry came in until it is acknowledged, by stage; one in eight is measured",
+			"step", "durable"),
+	}
 	metric.Make(h)
 	return h
 }
+
+// Breakdowns are all of them.
+func (h *Histograms) Breakdowns() []*metric.Breakdown {
+	return []*metric.Breakdown{h.Writes, h.Received}
+}
+
+// SetStages says whether stages are measured from now on, and returns whether they
+// were before. What is under way then may be measured in part.
+func (r *Replica) SetStages(on bool) (was bool) { return r.core.stages.Swap(on) }
 
 // Histograms are the replica's, which go on counting.
 func (r *Replica) Histograms() *Histograms { return r.core.histograms }
@@ -83,7 +105,7 @@ func (c *Core) measureSend(m *raftpb.Message) {
 	c.sentIndex[to] = max(c.sentIndex[to], last)
 }
 
-// A clock is read for one entry in so many, or one batch of as many and more: it
+// A clock is read for one entry or command in so many, or one batch of as many and more: it
 // stands for those before it.
 const sampleEvery = 8
 
@@ -105,25 +127,27 @@ func (s *sampler) take(n uint64) uint64 {
 	return n
 }
 
-// appending is entries on their way into this node's log.
+// appending is entries on their way into this node's log. Times count from
+// Core.began.
 type appending struct {
-	since   time.Duration // when they were proposed, or came in, from Core.began
-	entries uint64        // that the measurement stands for; 0 for none
-	stage   *metric.Histogram
+	received time.Duration // when they came in; 0 for the leader's own
+	handed   time.Duration // when raft handed them out: of the leader's own, when they were proposed
+	entries  uint64        // that the measurement stands for; 0 for none
 }
 
 // begin notes when the entries of an append set out.
 func (a *appender) begin(m *raftpb.Message) {
 	n := len(m.GetEntries())
-	if n == 0 || !a.replica.cfg.Stages {
+	if n == 0 {
 		return
 	}
 	c := a.replica.core
-	now := appending{since: a.received, stage: c.histograms.Receive}
-	if c.role == raft.StateLeader {
-		now = appending{since: c.now.Sub(c.began), stage: c.histograms.Append}
+	now := appending{handed: c.now.Sub(c.began)}
+	leads := c.role == raft.StateLeader
+	if !leads {
+		now.received = a.received
 	}
-	if now.since > 0 { // else it comes of no message: Init
+	if c.stages.Load() && (leads || now.received > 0) { // else it comes of no message: Init
 		now.entries = a.sampler.take(uint64(n))
 	}
 	a.measured = append(a.measured, now)
@@ -136,35 +160,56 @@ func (a *appender) end(m *raftpb.Message) {
 	}
 	now := a.measured[0]
 	a.measured = slices.Delete(a.measured, 0, 1)
-	if now.entries > 0 {
-		now.stage.RecordN(int64(time.Since(a.replica.core.began)-now.since), now.entries)
+	if now.entries == 0 {
+		return
 	}
+	c := a.replica.core
+	durable := int64(time.Since(c.began) - now.handed)
+	if now.received == 0 {
+		c.histograms.Append.RecordN(durable, now.entries)
+		return
+	}
+	step := int64(now.handed - now.received)
+	c.histograms.Step.RecordN(step, now.entries)
+	c.histograms.Durable.RecordN(durable, now.entries)
+	c.histograms.Received.RecordN(now.entries, step, durable)
 }
 
 // applying measures the entries with waiters while they are applied, by the
 // apply goroutine.
 type applying struct {
-	core    *Core // of which it reads what never changes; nil when nothing is measured
+	core    *Core // of which it reads what never changes, and stages
 	sampler sampler
-	entries uint64        // that the last measurement stands for
-	applied time.Duration // when, if that waits for its answer; else 0
+	stands  uint64        // commands that the measurement under way stands for
+	applied time.Duration // when, if it waits for its answer; else 0
 }
 
-// entryApplied tells that an entry was, which was known to be committed then.
-func (a *applying) entryApplied(committed time.Duration) {
-	if a.core == nil {
+// entryApplied tells that an entry was.
+func (a *applying) entryApplied(f *inFlight) {
+	if !a.core.stages.Load() {
 		return
 	}
-	if a.entries = a.sampler.take(1); a.entries > 0 {
+	if a.stands = a.sampler.take(uint64(len(f.refs))); a.stands > 0 {
 		a.applied = time.Since(a.core.began)
-		a.core.histograms.Apply.RecordN(int64(a.applied-committed), a.entries)
 	}
 }
 
-// entryAnswered tells that its waiters know.
-func (a *applying) entryAnswered() {
-	if a.applied > 0 {
-		a.core.histograms.Answer.RecordN(int64(time.Since(a.core.began)-a.applied), a.entries)
-		a.applied = 0
+// entryAnswered tells that its waiters know. It was known to be committed then.
+func (a *applying) entryAnswered(f *inFlight, committed time.Duration) {
+	if a.applied == 0 {
+		return
 	}
+	h := a.core.histograms
+	commit, apply := int64(committed-f.proposed), int64(a.applied-committed)
+	answer := int64(time.Since(a.core.began) - a.applied)
+	h.Apply.RecordN(apply, a.stands)
+	h.Answer.RecordN(answer, a.stands)
+	for i, came := range f.arrivals {
+		n := came.commands
+		if i == 0 { // with those of entries that were not measured
+			n += a.stands - uint64(len(f.refs))
+		}
+		h.Writes.RecordN(n, int64(f.proposed-came.at), commit, apply, answer)
+	}
+	a.applied = 0
 }

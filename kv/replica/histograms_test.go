@@ -1,7 +1,9 @@
 package replica
 
 import (
+	"math"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"pgregory.net/rapid"
@@ -34,6 +36,39 @@ func TestEntriesResent(t *testing.T) {
 	}
 	if s := c.histograms.MessageEntries.Snapshot(); s.Count() != 7 || s.Sum != 21 {
 		t.Errorf("%d messages with %d entries", s.Count(), s.Sum)
+	}
+}
+
+// Whole writes are told with the weight of what their measurement stands for:
+// commands that came at different times each with their own wait, and those of
+// entries that were not measured with the first.
+func TestApplyingMeasuresWrites(t *testing.T) {
+	c := &Core{histograms: newHistograms(), began: time.Now().Add(-time.Hour)}
+	c.stages.Store(true)
+	a := applying{core: c}
+	entry := func(arrivals ...arrival) {
+		f := &inFlight{proposed: 100, arrivals: arrivals}
+		for _, came := range arrivals {
+			f.refs = append(f.refs, make([]waiterRef, came.commands)...)
+		}
+		a.entryApplied(f)
+		a.entryAnswered(f, 1100)
+	}
+	entry(arrival{90, 1})
+	for range 7 {
+		entry(arrival{0, 1}) // not measured
+	}
+	entry(arrival{70, 1}, arrival{40, 2}) // with the seven before it
+	c.stages.Store(false)
+	entry(arrival{0, 100})
+	whole := c.histograms.Writes.Snapshot()
+	parts := whole.Between(0, 1)
+	if n := whole.Count(); n != 11 || math.Round(parts[0]*11) != 10+8*30+2*60 || parts[1] != 1000 {
+		t.Errorf("%d writes waited %g in all, and were committed in %g on average", n, parts[0]*11, parts[1])
+	}
+	apply, answer := c.histograms.Apply.Snapshot(), c.histograms.Answer.Snapshot()
+	if apply.Count() != 11 || answer.Count() != 11 || apply.Mean() != parts[2] || answer.Mean() != parts[3] {
+		t.Errorf("%d applied in %g, %d answered in %g; the whole writes have %v", apply.Count(), apply.Mean(), answer.Count(), answer.Mean(), parts)
 	}
 }
 

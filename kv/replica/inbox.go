@@ -20,7 +20,7 @@ type inbox struct {
 // batch is what came in since the last one was taken.
 type batch struct {
 	messages  []*raftpb.Message
-	received  time.Duration // when the first of messages with entries came, from Core.began; 0 without Stages
+	received  time.Duration // when the first of messages with entries came, from Core.began; 0 while stages are off
 	proposals []Proposal
 	since     time.Time // when the first of proposals came
 	reads     []ReadWaiter

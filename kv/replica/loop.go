@@ -335,10 +335,7 @@ func (r *Replica) drain(eff *Effects) {
 // applyTasks applies to the store and completes the waiters.
 func (r *Replica) applyTasks() {
 	var results []kv.Result
-	var measure applying
-	if r.cfg.Stages {
-		measure.core = r.core
-	}
+	measure := applying{core: r.core}
 	for {
 		tasks, ok := r.tasks.take()
 		if !ok {
@@ -407,12 +404,12 @@ func (r *Replica) applyTask(t *ApplyTask, measure *applying, results []kv.Result
 		}
 		f := t.waiters[i]
 		t.waiters[i] = nil
-		measure.entryApplied(t.committed)
+		measure.entryApplied(f)
 		r.release(int64(len(f.refs)), int64(f.bytes))
 		for j, ref := range f.refs {
 			ref.waiter.Done(ref.tag, results[j], nil)
 		}
-		measure.entryAnswered()
+		measure.entryAnswered(f, t.committed)
 		f.free()
 	}
 	r.inbox.put(func(b *batch) { b.applied = append(b.applied, t) })

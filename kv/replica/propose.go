@@ -16,11 +16,18 @@ import (
 // inFlight is one proposed entry whose commands have waiters.
 type inFlight struct {
 	refs     []waiterRef
+	arrivals []arrival     // of refs, in order
 	bytes    int           // of commands, as admitted
 	proposed time.Duration // when, from Core.began
 	// The last entry of a proposal ends a round: raft commits in order.
 	last  bool
 	round round
+}
+
+// arrival is commands that were taken in together.
+type arrival struct {
+	at       time.Duration // from Core.began
+	commands uint64
 }
 
 // round is one proposal on its way to being committed.
@@ -39,7 +46,7 @@ var inFlightPool = sync.Pool{New: func() any { return new(inFlight) }}
 
 func (f *inFlight) free() {
 	clear(f.refs)
-	f.refs, f.last = f.refs[:0], false
+	f.refs, f.arrivals, f.last = f.refs[:0], f.arrivals[:0], false
 	inFlightPool.Put(f)
 }
 
@@ -161,9 +168,6 @@ func (c *Core) encode(commands []Proposal) *proposed {
 		f = inFlightPool.Get().(*inFlight)
 		f.bytes, f.proposed = 0, age
 		c.histograms.EntryCommands.Record(int64(n))
-		if c.cfg.Stages {
-			c.histograms.Queue.Record(int64(age - commands[0].arrived))
-		}
 		start := len(buf)
 		buf = kv.AppendHeader(buf, kv.EntryHeader{
 			Node: c.cfg.ID, Incarnation: c.cfg.Incarnation, Sequence: c.sequence, Clock: c.now.UnixNano(),
@@ -174,6 +178,16 @@ func (c *Core) encode(commands []Proposal) *proposed {
 			f.refs = append(f.refs, waiterRef{q.Waiter, q.Tag})
 			f.bytes += q.size
 			r.waited += age - q.arrived
+			if last := len(f.arrivals) - 1; last >= 0 && f.arrivals[last].at == q.arrived {
+				f.arrivals[last].commands++
+			} else {
+				f.arrivals = append(f.arrivals, arrival{q.arrived, 1})
+			}
+		}
+		if c.stages.Load() {
+			for _, came := range f.arrivals {
+				c.histograms.Queue.RecordN(int64(age-came.at), came.commands)
+			}
 		}
 		c.queueBytes -= f.bytes
 		c.pending[c.sequence] = f

@@ -225,7 +225,7 @@ func (r *Replica) release(ops, bytes int64) {
 // Step hands in a message from a peer.
 func (r *Replica) Step(m *raftpb.Message) {
 	r.inbox.put(func(b *batch) {
-		if b.received == 0 && r.cfg.Stages && m.GetType() == raftpb.MsgApp && len(m.GetEntries()) > 0 {
+		if b.received == 0 && r.core.stages.Load() && m.GetType() == raftpb.MsgApp && len(m.GetEntries()) > 0 {
 			b.received = time.Since(r.core.began)
 		}
 		b.messages = append(b.messages, m)

@@ -414,7 +414,9 @@ type StagesResponse struct {
 	UnixNanos int64 `protobuf:"varint,2,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
 	// The stages of writes and what else is distributed, those without values
 	// included. Knob stages decides whether stages have any.
-	Histograms    []*Histogram `protobuf:"bytes,3,rep,name=histograms,proto3" json:"histograms,omitempty"`
+	Histograms []*Histogram `protobuf:"bytes,3,rep,name=histograms,proto3" json:"histograms,omitempty"`
+	// Whole writes and received entries, by stage.
+	Breakdowns    []*Breakdown `protobuf:"bytes,4,rep,name=breakdowns,proto3" json:"breakdowns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +472,102 @@ func (x *StagesResponse) GetHistograms() []*Histogram {
 	return nil
 }
 
+func (x *StagesResponse) GetBreakdowns() []*Breakdown {
+	if x != nil {
+		return x.Breakdowns
+	}
+	return nil
+}
+
+type SetStagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	On            bool                   `protobuf:"varint,1,opt,name=on,proto3" json:"on,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetStagesRequest) Reset() {
+	*x = SetStagesRequest{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetStagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetStagesRequest) ProtoMessage() {}
+
+func (x *SetStagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetStagesRequest.ProtoReflect.Descriptor instead.
+func (*SetStagesRequest) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SetStagesRequest) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
+type SetStagesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether they were measured before.
+	WasOn         bool `protobuf:"varint,1,opt,name=was_on,json=wasOn,proto3" json:"was_on,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetStagesResponse) Reset() {
+	*x = SetStagesResponse{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetStagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetStagesResponse) ProtoMessage() {}
+
+func (x *SetStagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetStagesResponse.ProtoReflect.Descriptor instead.
+func (*SetStagesResponse) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SetStagesResponse) GetWasOn() bool {
+	if x != nil {
+		return x.WasOn
+	}
+	return false
+}
+
 // Histogram counts values since the node started: what came between two
 // responses is the difference.
 type Histogram struct {
@@ -491,7 +589,7 @@ type Histogram struct {
 
 func (x *Histogram) Reset() {
 	*x = Histogram{}
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[7]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +601,7 @@ func (x *Histogram) String() string {
 func (*Histogram) ProtoMessage() {}
 
 func (x *Histogram) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[7]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +614,7 @@ func (x *Histogram) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Histogram.ProtoReflect.Descriptor instead.
 func (*Histogram) Descriptor() ([]byte, []int) {
-	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{7}
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Histogram) GetName() string {
@@ -574,7 +672,7 @@ type Bucket struct {
 
 func (x *Bucket) Reset() {
 	*x = Bucket{}
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[8]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -586,7 +684,7 @@ func (x *Bucket) String() string {
 func (*Bucket) ProtoMessage() {}
 
 func (x *Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[8]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -599,7 +697,7 @@ func (x *Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bucket.ProtoReflect.Descriptor instead.
 func (*Bucket) Descriptor() ([]byte, []int) {
-	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{8}
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Bucket) GetUpperBound() uint64 {
@@ -616,6 +714,150 @@ func (x *Bucket) GetCount() uint64 {
 	return 0
 }
 
+// Breakdown counts sums of parts by the size of the sum, since the node started,
+// and adds up for each size what every part had in it: so it tells what the slow
+// ones are made of.
+type Breakdown struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With its unit as the last word.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What the sum is.
+	Sentence string   `protobuf:"bytes,2,opt,name=sentence,proto3" json:"sentence,omitempty"`
+	Unit     string   `protobuf:"bytes,3,opt,name=unit,proto3" json:"unit,omitempty"`
+	Parts    []string `protobuf:"bytes,4,rep,name=parts,proto3" json:"parts,omitempty"`
+	// Those that are not empty, in order of their bounds.
+	Buckets       []*BrokenBucket `protobuf:"bytes,5,rep,name=buckets,proto3" json:"buckets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Breakdown) Reset() {
+	*x = Breakdown{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Breakdown) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Breakdown) ProtoMessage() {}
+
+func (x *Breakdown) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Breakdown.ProtoReflect.Descriptor instead.
+func (*Breakdown) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Breakdown) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Breakdown) GetSentence() string {
+	if x != nil {
+		return x.Sentence
+	}
+	return ""
+}
+
+func (x *Breakdown) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Breakdown) GetParts() []string {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *Breakdown) GetBuckets() []*BrokenBucket {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+// BrokenBucket counts the sums up to its bound, as Bucket does.
+type BrokenBucket struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	UpperBound uint64                 `protobuf:"varint,1,opt,name=upper_bound,json=upperBound,proto3" json:"upper_bound,omitempty"`
+	Count      uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// One for each part.
+	Sums          []uint64 `protobuf:"varint,3,rep,packed,name=sums,proto3" json:"sums,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BrokenBucket) Reset() {
+	*x = BrokenBucket{}
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BrokenBucket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BrokenBucket) ProtoMessage() {}
+
+func (x *BrokenBucket) ProtoReflect() protoreflect.Message {
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BrokenBucket.ProtoReflect.Descriptor instead.
+func (*BrokenBucket) Descriptor() ([]byte, []int) {
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *BrokenBucket) GetUpperBound() uint64 {
+	if x != nil {
+		return x.UpperBound
+	}
+	return 0
+}
+
+func (x *BrokenBucket) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *BrokenBucket) GetSums() []uint64 {
+	if x != nil {
+		return x.Sums
+	}
+	return nil
+}
+
 type UsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Run a garbage collection first, so that heap_live_bytes is what is in use.
@@ -626,7 +868,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[9]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +880,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[9]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +893,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{9}
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UsageRequest) GetCollectGarbage() bool {
@@ -680,7 +922,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[10]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +934,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[10]
+	mi := &file_raftlab_lab_v1_lab_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +947,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{10}
+	return file_raftlab_lab_v1_lab_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UsageResponse) GetCpuUserNanos() uint64 {
@@ -808,14 +1050,21 @@ const file_raftlab_lab_v1_lab_proto_rawDesc = "" +
 	"\x13messages_duplicated\x18\x04 \x01(\x04R\x12messagesDuplicated\x12-\n" +
 	"\x12messages_reordered\x18\x05 \x01(\x04R\x11messagesReordered\"6\n" +
 	"\rStagesRequest\x12%\n" +
-	"\x0einterval_nanos\x18\x01 \x01(\x04R\rintervalNanos\"\x83\x01\n" +
+	"\x0einterval_nanos\x18\x01 \x01(\x04R\rintervalNanos\"\xbe\x01\n" +
 	"\x0eStagesResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\x129\n" +
 	"\n" +
 	"histograms\x18\x03 \x03(\v2\x19.raftlab.lab.v1.HistogramR\n" +
-	"histograms\"\xac\x01\n" +
+	"histograms\x129\n" +
+	"\n" +
+	"breakdowns\x18\x04 \x03(\v2\x19.raftlab.lab.v1.BreakdownR\n" +
+	"breakdowns\"\"\n" +
+	"\x10SetStagesRequest\x12\x0e\n" +
+	"\x02on\x18\x01 \x01(\bR\x02on\"*\n" +
+	"\x11SetStagesResponse\x12\x15\n" +
+	"\x06was_on\x18\x01 \x01(\bR\x05wasOn\"\xac\x01\n" +
 	"\tHistogram\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bsentence\x18\x02 \x01(\tR\bsentence\x12\x12\n" +
@@ -826,7 +1075,18 @@ const file_raftlab_lab_v1_lab_proto_rawDesc = "" +
 	"\x06Bucket\x12\x1f\n" +
 	"\vupper_bound\x18\x01 \x01(\x04R\n" +
 	"upperBound\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x04R\x05count\"7\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"\x9d\x01\n" +
+	"\tBreakdown\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bsentence\x18\x02 \x01(\tR\bsentence\x12\x12\n" +
+	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x14\n" +
+	"\x05parts\x18\x04 \x03(\tR\x05parts\x126\n" +
+	"\abuckets\x18\x05 \x03(\v2\x1c.raftlab.lab.v1.BrokenBucketR\abuckets\"Y\n" +
+	"\fBrokenBucket\x12\x1f\n" +
+	"\vupper_bound\x18\x01 \x01(\x04R\n" +
+	"upperBound\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x12\n" +
+	"\x04sums\x18\x03 \x03(\x04R\x04sums\"7\n" +
 	"\fUsageRequest\x12'\n" +
 	"\x0fcollect_garbage\x18\x01 \x01(\bR\x0ecollectGarbage\"\xfb\x02\n" +
 	"\rUsageResponse\x12$\n" +
@@ -843,12 +1103,13 @@ const file_raftlab_lab_v1_lab_proto_rawDesc = "" +
 	"\n" +
 	"read_bytes\x18\t \x01(\x04R\treadBytes\x12#\n" +
 	"\rwritten_bytes\x18\n" +
-	" \x01(\x04R\fwrittenBytes2\xb2\x02\n" +
+	" \x01(\x04R\fwrittenBytes2\x84\x03\n" +
 	"\x03Lab\x12D\n" +
 	"\x05Usage\x12\x1c.raftlab.lab.v1.UsageRequest\x1a\x1d.raftlab.lab.v1.UsageResponse\x12L\n" +
 	"\tSetFaults\x12 .raftlab.lab.v1.SetFaultsRequest\x1a\x1d.raftlab.lab.v1.LinksResponse\x12L\n" +
 	"\tGetFaults\x12 .raftlab.lab.v1.GetFaultsRequest\x1a\x1d.raftlab.lab.v1.LinksResponse\x12I\n" +
-	"\x06Stages\x12\x1d.raftlab.lab.v1.StagesRequest\x1a\x1e.raftlab.lab.v1.StagesResponse0\x01B$Z\"raftlab/proto/raftlab/lab/v1;labv1b\x06proto3"
+	"\x06Stages\x12\x1d.raftlab.lab.v1.StagesRequest\x1a\x1e.raftlab.lab.v1.StagesResponse0\x01\x12P\n" +
+	"\tSetStages\x12 .raftlab.lab.v1.SetStagesRequest\x1a!.raftlab.lab.v1.SetStagesResponseB$Z\"raftlab/proto/raftlab/lab/v1;labv1b\x06proto3"
 
 var (
 	file_raftlab_lab_v1_lab_proto_rawDescOnce sync.Once
@@ -862,40 +1123,48 @@ func file_raftlab_lab_v1_lab_proto_rawDescGZIP() []byte {
 	return file_raftlab_lab_v1_lab_proto_rawDescData
 }
 
-var file_raftlab_lab_v1_lab_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_raftlab_lab_v1_lab_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_raftlab_lab_v1_lab_proto_goTypes = []any{
-	(*Faults)(nil),           // 0: raftlab.lab.v1.Faults
-	(*SetFaultsRequest)(nil), // 1: raftlab.lab.v1.SetFaultsRequest
-	(*GetFaultsRequest)(nil), // 2: raftlab.lab.v1.GetFaultsRequest
-	(*LinksResponse)(nil),    // 3: raftlab.lab.v1.LinksResponse
-	(*Link)(nil),             // 4: raftlab.lab.v1.Link
-	(*StagesRequest)(nil),    // 5: raftlab.lab.v1.StagesRequest
-	(*StagesResponse)(nil),   // 6: raftlab.lab.v1.StagesResponse
-	(*Histogram)(nil),        // 7: raftlab.lab.v1.Histogram
-	(*Bucket)(nil),           // 8: raftlab.lab.v1.Bucket
-	(*UsageRequest)(nil),     // 9: raftlab.lab.v1.UsageRequest
-	(*UsageResponse)(nil),    // 10: raftlab.lab.v1.UsageResponse
+	(*Faults)(nil),            // 0: raftlab.lab.v1.Faults
+	(*SetFaultsRequest)(nil),  // 1: raftlab.lab.v1.SetFaultsRequest
+	(*GetFaultsRequest)(nil),  // 2: raftlab.lab.v1.GetFaultsRequest
+	(*LinksResponse)(nil),     // 3: raftlab.lab.v1.LinksResponse
+	(*Link)(nil),              // 4: raftlab.lab.v1.Link
+	(*StagesRequest)(nil),     // 5: raftlab.lab.v1.StagesRequest
+	(*StagesResponse)(nil),    // 6: raftlab.lab.v1.StagesResponse
+	(*SetStagesRequest)(nil),  // 7: raftlab.lab.v1.SetStagesRequest
+	(*SetStagesResponse)(nil), // 8: raftlab.lab.v1.SetStagesResponse
+	(*Histogram)(nil),         // 9: raftlab.lab.v1.Histogram
+	(*Bucket)(nil),            // 10: raftlab.lab.v1.Bucket
+	(*Breakdown)(nil),         // 11: raftlab.lab.v1.Breakdown
+	(*BrokenBucket)(nil),      // 12: raftlab.lab.v1.BrokenBucket
+	(*UsageRequest)(nil),      // 13: raftlab.lab.v1.UsageRequest
+	(*UsageResponse)(nil),     // 14: raftlab.lab.v1.UsageResponse
 }
 var file_raftlab_lab_v1_lab_proto_depIdxs = []int32{
 	0,  // 0: raftlab.lab.v1.SetFaultsRequest.faults:type_name -> raftlab.lab.v1.Faults
 	0,  // 1: raftlab.lab.v1.LinksResponse.others:type_name -> raftlab.lab.v1.Faults
 	4,  // 2: raftlab.lab.v1.LinksResponse.links:type_name -> raftlab.lab.v1.Link
 	0,  // 3: raftlab.lab.v1.Link.faults:type_name -> raftlab.lab.v1.Faults
-	7,  // 4: raftlab.lab.v1.StagesResponse.histograms:type_name -> raftlab.lab.v1.Histogram
-	8,  // 5: raftlab.lab.v1.Histogram.buckets:type_name -> raftlab.lab.v1.Bucket
-	9,  // 6: raftlab.lab.v1.Lab.Usage:input_type -> raftlab.lab.v1.UsageRequest
-	1,  // 7: raftlab.lab.v1.Lab.SetFaults:input_type -> raftlab.lab.v1.SetFaultsRequest
-	2,  // 8: raftlab.lab.v1.Lab.GetFaults:input_type -> raftlab.lab.v1.GetFaultsRequest
-	5,  // 9: raftlab.lab.v1.Lab.Stages:input_type -> raftlab.lab.v1.StagesRequest
-	10, // 10: raftlab.lab.v1.Lab.Usage:output_type -> raftlab.lab.v1.UsageResponse
-	3,  // 11: raftlab.lab.v1.Lab.SetFaults:output_type -> raftlab.lab.v1.LinksResponse
-	3,  // 12: raftlab.lab.v1.Lab.GetFaults:output_type -> raftlab.lab.v1.LinksResponse
-	6,  // 13: raftlab.lab.v1.Lab.Stages:output_type -> raftlab.lab.v1.StagesResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	9,  // 4: raftlab.lab.v1.StagesResponse.histograms:type_name -> raftlab.lab.v1.Histogram
+	11, // 5: raftlab.lab.v1.StagesResponse.breakdowns:type_name -> raftlab.lab.v1.Breakdown
+	10, // 6: raftlab.lab.v1.Histogram.buckets:type_name -> raftlab.lab.v1.Bucket
+	12, // 7: raftlab.lab.v1.Breakdown.buckets:type_name -> raftlab.lab.v1.BrokenBucket
+	13, // 8: raftlab.lab.v1.Lab.Usage:input_type -> raftlab.lab.v1.UsageRequest
+	1,  // 9: raftlab.lab.v1.Lab.SetFaults:input_type -> raftlab.lab.v1.SetFaultsRequest
+	2,  // 10: raftlab.lab.v1.Lab.GetFaults:input_type -> raftlab.lab.v1.GetFaultsRequest
+	5,  // 11: raftlab.lab.v1.Lab.Stages:input_type -> raftlab.lab.v1.StagesRequest
+	7,  // 12: raftlab.lab.v1.Lab.SetStages:input_type -> raftlab.lab.v1.SetStagesRequest
+	14, // 13: raftlab.lab.v1.Lab.Usage:output_type -> raftlab.lab.v1.UsageResponse
+	3,  // 14: raftlab.lab.v1.Lab.SetFaults:output_type -> raftlab.lab.v1.LinksResponse
+	3,  // 15: raftlab.lab.v1.Lab.GetFaults:output_type -> raftlab.lab.v1.LinksResponse
+	6,  // 16: raftlab.lab.v1.Lab.Stages:output_type -> raftlab.lab.v1.StagesResponse
+	8,  // 17: raftlab.lab.v1.Lab.SetStages:output_type -> raftlab.lab.v1.SetStagesResponse
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_raftlab_lab_v1_lab_proto_init() }
@@ -909,7 +1178,7 @@ func file_raftlab_lab_v1_lab_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raftlab_lab_v1_lab_proto_rawDesc), len(file_raftlab_lab_v1_lab_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

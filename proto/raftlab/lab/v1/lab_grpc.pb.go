@@ -25,6 +25,7 @@ const (
 	Lab_SetFaults_FullMethodName = "/raftlab.lab.v1.Lab/SetFaults"
 	Lab_GetFaults_FullMethodName = "/raftlab.lab.v1.Lab/GetFaults"
 	Lab_Stages_FullMethodName    = "/raftlab.lab.v1.Lab/Stages"
+	Lab_SetStages_FullMethodName = "/raftlab.lab.v1.Lab/SetStages"
 )
 
 // LabClient is the client API for Lab service.
@@ -45,6 +46,9 @@ type LabClient interface {
 	// interval, until the caller or the node ends. INVALID_ARGUMENT names field,
 	// value and limit.
 	Stages(ctx context.Context, in *StagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StagesResponse], error)
+	// SetStages says whether stages are measured from now on, as knob stages does
+	// from the start.
+	SetStages(ctx context.Context, in *SetStagesRequest, opts ...grpc.CallOption) (*SetStagesResponse, error)
 }
 
 type labClient struct {
@@ -104,6 +108,16 @@ func (c *labClient) Stages(ctx context.Context, in *StagesRequest, opts ...grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Lab_StagesClient = grpc.ServerStreamingClient[StagesResponse]
 
+func (c *labClient) SetStages(ctx context.Context, in *SetStagesRequest, opts ...grpc.CallOption) (*SetStagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetStagesResponse)
+	err := c.cc.Invoke(ctx, Lab_SetStages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LabServer is the server API for Lab service.
 // All implementations must embed UnimplementedLabServer
 // for forward compatibility.
@@ -122,6 +136,9 @@ type LabServer interface {
 	// interval, until the caller or the node ends. INVALID_ARGUMENT names field,
 	// value and limit.
 	Stages(*StagesRequest, grpc.ServerStreamingServer[StagesResponse]) error
+	// SetStages says whether stages are measured from now on, as knob stages does
+	// from the start.
+	SetStages(context.Context, *SetStagesRequest) (*SetStagesResponse, error)
 	mustEmbedUnimplementedLabServer()
 }
 
@@ -143,6 +160,9 @@ func (UnimplementedLabServer) GetFaults(context.Context, *GetFaultsRequest) (*Li
 }
 func (UnimplementedLabServer) Stages(*StagesRequest, grpc.ServerStreamingServer[StagesResponse]) error {
 	return status.Error(codes.Unimplemented, "method Stages not implemented")
+}
+func (UnimplementedLabServer) SetStages(context.Context, *SetStagesRequest) (*SetStagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetStages not implemented")
 }
 func (UnimplementedLabServer) mustEmbedUnimplementedLabServer() {}
 func (UnimplementedLabServer) testEmbeddedByValue()             {}
@@ -230,6 +250,24 @@ func _Lab_Stages_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Lab_StagesServer = grpc.ServerStreamingServer[StagesResponse]
 
+func _Lab_SetStages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetStagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LabServer).SetStages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Lab_SetStages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LabServer).SetStages(ctx, req.(*SetStagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Lab_ServiceDesc is the grpc.ServiceDesc for Lab service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -248,6 +286,10 @@ var Lab_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetFaults",
 			Handler:    _Lab_GetFaults_Handler,
+		},
+		{
+			MethodName: "SetStages",
+			Handler:    _Lab_SetStages_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
