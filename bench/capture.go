@@ -37,6 +37,7 @@ type sample struct {
 	usage    map[string]*labv1.UsageResponse
 	counters map[string]uint64
 	largest  uint64 // frame sent, bytes
+	stages   map[uint64]*nodeStages
 }
 
 // probe reads the counters of what takes part in a trial.
@@ -71,16 +72,20 @@ func (p *probe) close() error {
 
 // take reads everything at once; what cannot be read is missing.
 func (p *probe) take(ctx context.Context) sample {
-	s := sample{usage: map[string]*labv1.UsageResponse{}, counters: map[string]uint64{}}
+	s := sample{usage: map[string]*labv1.UsageResponse{}, counters: map[string]uint64{}, stages: map[uint64]*nodeStages{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	if p.cluster != nil {
 		for _, n := range p.cluster.Nodes() {
 			wg.Go(func() {
 				if st, err := p.cluster.Status(ctx, n); err == nil {
+					stages := p.readStages(ctx, n)
 					mu.Lock()
 					defer mu.Unlock()
 					s.add(st)
+					if stages != nil {
+						s.stages[n.ID] = stages.is(st)
+					}
 				}
 			})
 		}

@@ -182,6 +182,8 @@ type Trial struct {
 	// Counters are totals over all nodes in the window: frames, fragments, ...
 	// largest_frame_sent_bytes alone is of the cluster's whole life.
 	Counters map[string]uint64 `json:"counters,omitempty"`
+	// Stages is nil where no node could be asked, and of ceilings.
+	Stages *Stages `json:"stages,omitempty"`
 	// Usage of processes over time, which stands in trials.jsonl only.
 	Usage []UsagePoint `json:"-"`
 	// CPU of a profile trial is where its processes' CPU time went, by process:
@@ -264,6 +266,8 @@ type VariantSummary struct {
 	Unrecovered int      `json:"unrecovered,omitempty"`
 	// ErrorsATrial is Errors by block.
 	ErrorsATrial Estimate `json:"errors_a_trial"`
+	// Stages is nil when no trial tells any.
+	Stages *StageSummary `json:"stages,omitempty"`
 	// Ceilings has one element for each of the variant's that was measured.
 	Ceilings []CeilingShare `json:"ceilings,omitempty"`
 	// Ratio to the baseline and its verdict: better, worse, same, inconclusive;
@@ -311,4 +315,7 @@ type Answer struct {
 	// Sentence says it in words, with the confidence.
 	Sentence   string  `json:"sentence"`
 	Confidence float64 `json:"confidence"`
+	// Why are sentences on what makes the best better than the baseline or, where
+	// that is among them, the worst; those that the blocks bear out.
+	Why []string `json:"why,omitempty"`
 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -36,6 +37,7 @@ type blocks struct {
 	viable          bool
 	problem         string
 	figures         map[string][]float64 // by metric, and bytes/s
+	stages          stageNames
 }
 
 // Figures beside the metrics.
@@ -77,6 +79,7 @@ func newBlocks(run *Run, id string) *blocks {
 				b.set(c.Unit, t.Block, x)
 			}
 		}
+		b.setStages(t)
 		if t.CatchUpS > 0 {
 			b.set(catchUpS, t.Block, t.CatchUpS)
 		}
@@ -148,6 +151,7 @@ func (s *summarizer) variant(v *Variant) VariantSummary {
 		P999Ns: b.estimate("p99.9-latency-ns"), MaxNs: b.estimate("max-latency-ns"),
 		CatchUpS: b.estimate(catchUpS), Costs: b.costs(), OutageNs: b.estimate(MetricOutage), RecoverNs: b.estimate(MetricRecover),
 		Unrecovered: b.unrecovered, ErrorsATrial: b.estimate(failedOps),
+		Stages: b.stageSummary(),
 	}
 	for _, id := range v.Ceilings {
 		if share, ok := s.share(b, id); ok {
@@ -244,7 +248,9 @@ func (s *summarizer) where(v *Variant) map[string]string {
 func (s *summarizer) answers(summaries []VariantSummary) []Answer {
 	var answers []Answer
 	for _, cell := range s.cells(summaries) {
-		answers = append(answers, s.answer(cell))
+		a := s.answer(cell)
+		a.Why = s.why(&a, cell)
+		answers = append(answers, a)
 	}
 	return answers
 }
@@ -329,16 +335,6 @@ func (s *summarizer) compare(a, b *VariantSummary, metric string) int {
 // describe names a variant by what the answer leaves open, with its figure of a
 // metric, and in full also with its share of the ceilings.
 func (s *summarizer) describe(v *VariantSummary, metric string, full bool) string {
-	var parts []string
-	for _, key := range s.run.Experiment.Axes {
-		if value, ok := v.Variant.Params[key]; ok && !slices.Contains(s.run.Experiment.AnswerBy, key) {
-			parts = append(parts, key+"="+value)
-		}
-	}
-	name := strings.Join(parts, " ")
-	if name == "" {
-		name = "the only variant"
-	}
 	figures := []string{figureOf(metric, s.blocks[v.Variant.ID].estimate(metric).Center)}
 	for _, c := range v.Ceilings {
 		// A rate that is given is no share of anything.
@@ -346,7 +342,18 @@ func (s *summarizer) describe(v *VariantSummary, metric string, full bool) strin
 			figures = append(figures, fmt.Sprintf("%.0f %% of %s", 100*c.Fraction.Center, c.Describe()))
 		}
 	}
-	return fmt.Sprintf("%s (%s)", name, strings.Join(figures, ", "))
+	return fmt.Sprintf("%s (%s)", s.nameOf(v), strings.Join(figures, ", "))
+}
+
+// nameOf names a variant by what the answer leaves open.
+func (s *summarizer) nameOf(v *VariantSummary) string {
+	var parts []string
+	for _, key := range s.run.Experiment.Axes {
+		if value, ok := v.Variant.Params[key]; ok && !slices.Contains(s.run.Experiment.AnswerBy, key) {
+			parts = append(parts, key+"="+value)
+		}
+	}
+	return cmp.Or(strings.Join(parts, " "), "the only variant")
 }
 
 // figureOf shows a value of a metric.

@@ -85,7 +85,7 @@ func (b *rig) openCluster(ctx context.Context) error {
 	b.closers = append(b.closers, b.cluster.Close)
 	for _, n := range b.cluster.Nodes() {
 		if n.DebugAddr != "" {
-			b.debug["node"+strconv.FormatUint(n.ID, 10)] = n.DebugAddr
+			b.debug[nodeName(n.ID)] = n.DebugAddr
 		}
 	}
 	if b.target, err = b.openTarget(s.Load.Target, s.Load.Read); err != nil {
@@ -317,6 +317,7 @@ func (b *rig) record(t *Trial, rec *load.Recording, w *window) {
 	}
 	t.Processes, t.Counters = w.after.since(w.before)
 	t.Usage = w.usage
+	t.Stages = stagesBetween(w.before.stages, w.after.stages)
 }
 
 func latency(h *load.Histogram) Latency {

@@ -135,6 +135,24 @@ func (s Snapshot) Since(earlier Snapshot) Snapshot {
 	return d
 }
 
+// Merge adds the values of another histogram.
+func (s Snapshot) Merge(other Snapshot) Snapshot {
+	m := Snapshot{Sum: s.Sum + other.Sum}
+	a, b := s.Buckets, other.Buckets
+	for len(a) > 0 || len(b) > 0 {
+		switch {
+		case len(b) == 0 || len(a) > 0 && a[0].Upper < b[0].Upper:
+			m.Buckets, a = append(m.Buckets, a[0]), a[1:]
+		case len(a) == 0 || b[0].Upper < a[0].Upper:
+			m.Buckets, b = append(m.Buckets, b[0]), b[1:]
+		default:
+			m.Buckets = append(m.Buckets, Bucket{Upper: a[0].Upper, Count: a[0].Count + b[0].Count})
+			a, b = a[1:], b[1:]
+		}
+	}
+	return m
+}
+
 // CountUpTo is how many values are at most bound, which must be a power of two
 // or less than 16 to be exact.
 func (s Snapshot) CountUpTo(bound uint64) uint64 {

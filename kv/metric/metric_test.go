@@ -58,6 +58,9 @@ func TestHistogramAgainstValues(t *testing.T) {
 		if diff := cmp.Diff(after.Snapshot(), s.Since(before)); diff != "" {
 			t.Fatalf("since the cut (-recorded +told):\n%s", diff)
 		}
+		if diff := cmp.Diff(s, before.Merge(after.Snapshot())); diff != "" {
+			t.Fatalf("both sides of the cut (-whole +merged):\n%s", diff)
+		}
 		slices.Sort(values)
 		for _, q := range []float64{0, 0.5, 0.99, 1} {
 			exact := uint64(values[max(0, int(math.Ceil(q*float64(len(values))))-1)])

@@ -1,0 +1,153 @@
+package bench
+
+import (
+	"slices"
+
+	"raftlab/bench/stats"
+)
+
+// StageOutside is what the stages of a write leave out of its service time: the
+// client, the RPC, and the handler until the command is taken in.
+const StageOutside = "outside"
+
+// StageSummary is where a variant's writes spent their time, over its valid trials.
+type StageSummary struct {
+	// Void is the number of trials in which the leader changed: they tell nothing.
+	Void int `json:"void,omitempty"`
+	// Samples are the writes behind Writes, the least over the trials; one in eight
+	// of them was measured.
+	Samples uint64 `json:"samples"`
+	// Writes are the stages of a whole write, one after the other, and StageOutside.
+	// Empty with stages off.
+	Writes []StageTime `json:"writes,omitempty"`
+	// OnLeader and OnFollowers are by histogram, as in Stages.
+	OnLeader    map[string]DistributionSummary `json:"on_leader,omitempty"`
+	OnFollowers map[string]DistributionSummary `json:"on_followers,omitempty"`
+}
+
+// StageTime is a stage's share of a write in nanoseconds. Each is a mean over
+// blocks, so that the shares add up to the mean of the whole; only all writes have
+// the same ones outside and inside, so that of a percentile StageOutside is the
+// client's less the server's and may be negative.
+type StageTime struct {
+	Stage string   `json:"stage"`
+	Mean  Estimate `json:"mean_ns"`
+	P50   Estimate `json:"p50_ns"` // of the writes around the median of wholes
+	P99   Estimate `json:"p99_ns"` // of those around the 99th percentile
+}
+
+// DistributionSummary has medians over blocks.
+type DistributionSummary struct {
+	Mean Estimate `json:"mean"`
+	P50  Estimate `json:"p50"`
+	P99  Estimate `json:"p99"`
+}
+
+// stageNames are what a variant's trials tell of.
+type stageNames struct {
+	void                int
+	samples             uint64
+	writes              []string
+	leaders, followings map[string]bool // histograms
+}
+
+// What is told of each.
+const (
+	ofMean = "mean"
+	ofP50  = "p50"
+	ofP99  = "p99"
+)
+
+// Names of figures.
+func writeFigure(stage, of string) string        { return "write/" + stage + "/" + of }
+func leaderFigure(histogram, of string) string   { return "leader/" + histogram + "/" + of }
+func followerFigure(histogram, of string) string { return "followers/" + histogram + "/" + of }
+
+// setStages puts a trial's stages at its block.
+func (b *blocks) setStages(t *Trial) {
+	s := t.Stages
+	if s == nil {
+		return
+	}
+	if s.Void != "" {
+		b.stages.void++
+		return
+	}
+	if b.stages.leaders == nil {
+		b.stages.leaders, b.stages.followings = map[string]bool{}, map[string]bool{}
+	}
+	for name, d := range s.OnLeader {
+		b.stages.leaders[name] = true
+		b.setDistribution(leaderFigure, name, t.Block, d)
+	}
+	for name, d := range s.OnFollowers {
+		b.stages.followings[name] = true
+		b.setDistribution(followerFigure, name, t.Block, d)
+	}
+	w := s.Writes
+	if w == nil {
+		return
+	}
+	if b.stages.samples == 0 || w.Count < b.stages.samples {
+		b.stages.samples = w.Count
+	}
+	b.stages.writes = slices.Clone(w.Stages)
+	for of, parts := range map[string][]float64{ofMean: w.Mean, ofP50: w.P50, ofP99: w.P99} {
+		for i := range min(len(parts), len(w.Stages)) {
+			b.set(writeFigure(w.Stages[i], of), t.Block, parts[i])
+		}
+	}
+	service, ok := t.Service["put"]
+	if !ok {
+		return
+	}
+	b.stages.writes = append(b.stages.writes, StageOutside)
+	for of, client := range map[string]float64{ofMean: service.MeanNs, ofP50: float64(service.P50Ns), ofP99: float64(service.P99Ns)} {
+		parts := map[string][]float64{ofMean: w.Mean, ofP50: w.P50, ofP99: w.P99}[of]
+		b.set(writeFigure(StageOutside, of), t.Block, client-sum(parts))
+	}
+}
+
+func (b *blocks) setDistribution(figure func(histogram, of string) string, name string, block int, d Distribution) {
+	b.set(figure(name, ofMean), block, d.Mean)
+	b.set(figure(name, ofP50), block, float64(d.P50))
+	b.set(figure(name, ofP99), block, float64(d.P99))
+}
+
+func sum(values []float64) float64 {
+	total := 0.0
+	for _, v := range values {
+		total += v
+	}
+	return total
+}
+
+// stageSummary is nil when no trial tells of stages.
+func (b *blocks) stageSummary() *StageSummary {
+	n := b.stages
+	if n.leaders == nil && n.void == 0 {
+		return nil
+	}
+	s := &StageSummary{Void: n.void, Samples: n.samples}
+	share := func(stage, of string) Estimate {
+		return Estimate(stats.Mean(b.figures[writeFigure(stage, of)], confidence))
+	}
+	for _, stage := range n.writes {
+		s.Writes = append(s.Writes, StageTime{
+			Stage: stage, Mean: share(stage, ofMean), P50: share(stage, ofP50), P99: share(stage, ofP99),
+		})
+	}
+	s.OnLeader = b.distributions(leaderFigure, n.leaders)
+	s.OnFollowers = b.distributions(followerFigure, n.followings)
+	return s
+}
+
+func (b *blocks) distributions(figure func(histogram, of string) string, names map[string]bool) map[string]DistributionSummary {
+	all := map[string]DistributionSummary{}
+	for name := range names {
+		all[name] = DistributionSummary{
+			Mean: b.estimate(figure(name, ofMean)), P50: b.estimate(figure(name, ofP50)), P99: b.estimate(figure(name, ofP99)),
+		}
+	}
+	return all
+}
