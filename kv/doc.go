@@ -49,9 +49,10 @@
 //
 // # Memory
 //
-// A key with its value and revisions is one allocation of key + value + 24
-// bytes, and its place in the tree takes about 35 to 50 bytes more. A value of
-// 256 KiB or more that is most of its entry is not copied, but stays where the
-// entry has it (record.go). Records are never written again once they are
-// visible, so items and results alias them instead of copying.
+// A key with its value is one allocation, its record of 64 bytes another, and its
+// places in the tree and in the index take 50 to 90 bytes more. A value of 256 KiB
+// or more that is most of its entry is not copied, but stays where the entry has it
+// (record.go). A put that finds its key with a value of the same size overwrites it
+// and allocates nothing, unless a view may show it; so items and results have copies
+// of values up to 1 KiB, and alias the others.
 package kv

@@ -287,6 +287,24 @@ func (d *entryDecoder) next() (*Command, error) {
 	return nil, nil
 }
 
+// keysAhead appends the keys of the next commands, as many as the capacity has room
+// for, without checking anything else of them. It stops at what it does not expect.
+func (d *entryDecoder) keysAhead(keys [][]byte) [][]byte {
+	rest := d.rest
+	for len(keys) < cap(keys) && len(rest) > 0 && rest[0] == tagEntryCommand {
+		body, n := protowire.ConsumeBytes(rest[1:])
+		if n < 0 || len(body) < 3 || body[0] != tagCommandKind || body[2] != tagCommandKey {
+			break
+		}
+		key, m := protowire.ConsumeBytes(body[3:])
+		if m < 0 {
+			break
+		}
+		keys, rest = append(keys, key), rest[1+n:]
+	}
+	return keys
+}
+
 // decodeCommand reads a command into c, which is zero.
 func (d *entryDecoder) decodeCommand(c *Command, b []byte, step bool) error {
 	var kind uint64

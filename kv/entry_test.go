@@ -255,3 +255,32 @@ func discardUnknown(e *kvv1.Entry) {
 		}
 	}
 }
+
+// The keys ahead are those of the commands that come, and stop at what is no plain
+// command, whatever the bytes are.
+func TestKeysAhead(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		commands := rapid.SliceOfN(fewCommands, 0, 2*ahead).Draw(t, "commands")
+		data := encode(EntryHeader{Node: 1}, commands...)
+		if rapid.Bool().Draw(t, "damaged") {
+			data = data[:rapid.IntRange(HeaderSize, len(data)).Draw(t, "length")]
+		}
+		var d entryDecoder
+		if err := d.reset(data); err != nil {
+			t.Fatal(err)
+		}
+		keys := d.keysAhead(make([][]byte, 0, ahead))
+		for i, key := range keys {
+			if !bytes.Equal(key, commands[i].Key) {
+				t.Fatalf("key %d is %q, of the command %q", i, key, commands[i].Key)
+			}
+		}
+		plain := 0
+		for plain < min(ahead, len(commands)) && commands[plain].Kind != KindBatch {
+			plain++
+		}
+		if len(data) == len(encode(EntryHeader{Node: 1}, commands...)) && len(keys) != plain {
+			t.Fatalf("%d keys, %d plain commands come first", len(keys), plain)
+		}
+	})
+}

@@ -137,7 +137,7 @@ func (s *snapshotWriter) items(v *View) error {
 		return err
 	}
 	var err error
-	v.tree.scan(func(r record) bool {
+	v.tree.scan(func(r *record) bool {
 		if size := len(r.head) + len(r.value()); size > MaxItemSize {
 			err = fmt.Errorf("item of %d bytes, at most %d: %w", size, MaxItemSize, ErrTooLarge)
 			return false
@@ -157,17 +157,17 @@ func (s *snapshotWriter) items(v *View) error {
 	return flush()
 }
 
-func itemBodySize(r record) int {
+func itemBodySize(r *record) int {
 	return sizeBytesField(r.head) + sizeBytesField(r.value()) +
-		sizeVarintField(r.version()) + sizeVarintField(r.createRevision()) + sizeVarintField(r.modRevision())
+		sizeVarintField(r.number) + sizeVarintField(r.create) + sizeVarintField(r.mod)
 }
 
 // appendItem appends r as one items field of SnapshotItems; body is its size.
-func appendItem(dst []byte, r record, body int) []byte {
+func appendItem(dst []byte, r *record, body int) []byte {
 	dst = protowire.AppendVarint(append(dst, tagItem), uint64(body))
 	dst = appendBytesField(dst, tagItemKey, r.head)
 	dst = appendBytesField(dst, tagItemValue, r.value())
-	dst = appendVarintField(dst, tagItemVersion, r.version())
-	dst = appendVarintField(dst, tagItemCreate, r.createRevision())
-	return appendVarintField(dst, tagItemMod, r.modRevision())
+	dst = appendVarintField(dst, tagItemVersion, r.number)
+	dst = appendVarintField(dst, tagItemCreate, r.create)
+	return appendVarintField(dst, tagItemMod, r.mod)
 }

@@ -20,7 +20,7 @@ type SnapshotDecoder struct {
 	header  *kvv1.SnapshotHeader
 	trailer *kvv1.SnapshotTrailer
 	tree    tree
-	last    record // the greatest key so far
+	last    *record // the greatest key so far
 	client  sessions
 	crc     uint32 // of the records before the present one
 	err     error
@@ -206,7 +206,7 @@ func (d *SnapshotDecoder) takeItem(b []byte) error {
 		return fmt.Errorf("%w: key %d", ErrOrder, d.tree.size()+1)
 	}
 	r := newRecord(it.Key, it.Value, notShared)
-	r.setMeta(it.CreateRevision, it.ModRevision, it.Version)
+	r.create, r.mod, r.number = it.CreateRevision, it.ModRevision, it.Version
 	d.tree.load(r)
 	d.last = r
 	return nil

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
-// Item is a key with its value and revisions. Its slices alias the store, which
-// never changes them: they stay valid, and must not be changed.
+// Item is a key with its value and revisions. Its slices may alias the store, which
+// does not change them: they stay valid, and must not be changed.
 type Item struct {
 	Key, Value     []byte
 	Version        uint64 // writes of the key since it was created
@@ -32,11 +33,17 @@ const firstRevision = 1
 // Store is the state machine: an ordered map of keys to values. Entries are
 // applied by one goroutine, in the order of the log; any goroutine may read.
 type Store struct {
-	mu         sync.RWMutex
-	tree       tree
+	hasher hasher // never changed
+
+	mu sync.RWMutex
+	// The same records, by order and by hash.
+	tree  tree
+	index index
+	// Records of this epoch are shown by no view. It is no other store's.
+	epoch      uint64
 	revision   uint64
-	index      uint64
-	term       uint64
+	applied    uint64           // index of the last entry
+	term       uint64           // of it
 	membership *kvv1.Membership // replaced, never changed
 	sessions   sessions
 	view       *View // of the present state, if one was taken
@@ -44,17 +51,30 @@ type Store struct {
 	// Of the applying goroutine.
 	decoder entryDecoder
 	undo    []change
+	touched int // means nothing: see index.touch
 }
 
 // A change of one key: the records before and after, if there is one.
 // A zero change changed nothing.
-type change struct{ before, after record }
+type change struct{ before, after *record }
 
-func (c change) happened() bool { return c.before.exists() || c.after.exists() }
+func (c change) happened() bool { return c.before != nil || c.after != nil }
+
+// epochs counts those of all stores of the process: a view may be restored in
+// another store than the one that it was taken of.
+var epochs atomic.Uint64
 
 // NewStore returns an empty store at revision 1 and index 0.
 func NewStore() *Store {
-	return &Store{tree: newTree(), revision: firstRevision, membership: &kvv1.Membership{}}
+	return newStore(newHasher())
+}
+
+func newStore(h hasher) *Store {
+	t := newTree()
+	return &Store{
+		hasher: h, tree: t, index: newIndex(h, t), epoch: epochs.Add(1),
+		revision: firstRevision, membership: &kvv1.Membership{},
+	}
 }
 
 // Apply applies a normal entry of the raft log and appends the result of each
@@ -67,26 +87,30 @@ func (s *Store) Apply(index, term uint64, data []byte, results []Result) ([]Resu
 	defer s.mu.Unlock()
 	s.view = nil
 	if len(data) == 0 {
-		if index > s.index {
-			s.index, s.term = index, term
+		if index > s.applied {
+			s.applied, s.term = index, term
 		}
 		return results, nil
 	}
-	if index <= s.index {
-		return results, fmt.Errorf("entry %d: the store is at %d already", index, s.index)
+	if index <= s.applied {
+		return results, fmt.Errorf("entry %d: the store is at %d already", index, s.applied)
 	}
 	defer s.decoder.release()
 	if err := s.decoder.reset(data); err != nil {
 		return results, fmt.Errorf("entry %d: %w", index, err)
 	}
 	s.sessions.advance(s.decoder.header.Clock)
-	for {
+	var keys [ahead][]byte
+	for n := 0; ; n++ {
+		if n%ahead == 0 {
+			s.touched += s.index.touch(s.decoder.keysAhead(keys[:0]))
+		}
 		c, err := s.decoder.next()
 		if err != nil {
 			return results, fmt.Errorf("entry %d: %w", index, err)
 		}
 		if c == nil {
-			s.index, s.term = index, term
+			s.applied, s.term = index, term
 			return results, nil
 		}
 		results = append(results, Result{})
@@ -105,7 +129,7 @@ func (s *Store) command(c *Command, index uint64, r *Result) {
 		s.batch(c, index, r)
 		return
 	}
-	if ch := s.step(c, s.revision+1, r); ch.happened() {
+	if ch := s.step(c, s.revision+1, r, false); ch.happened() {
 		s.revision++
 	}
 	r.Revision, r.Index = s.revision, index
@@ -120,7 +144,7 @@ func (s *Store) batch(c *Command, index uint64, r *Result) {
 	for i := range c.Steps {
 		r.Steps = append(r.Steps, Result{})
 		step := &r.Steps[i]
-		if ch := s.step(&c.Steps[i], s.revision+1, step); ch.happened() {
+		if ch := s.step(&c.Steps[i], s.revision+1, step, true); ch.happened() {
 			s.undo = append(s.undo, ch)
 		}
 		if !step.Succeeded {
@@ -145,10 +169,10 @@ func (s *Store) batch(c *Command, index uint64, r *Result) {
 // results. What its reads and the failed swap saw stays.
 func (s *Store) rollback(c *Command, r *Result) {
 	for _, ch := range slices.Backward(s.undo) {
-		if ch.before.exists() {
-			s.tree.set(ch.before)
+		if ch.before != nil {
+			s.set(ch.before)
 		} else {
-			s.tree.remove(ch.after.head)
+			s.remove(ch.after.head)
 		}
 	}
 	for i := range r.Steps[:len(r.Steps)-1] {
@@ -158,24 +182,46 @@ func (s *Store) rollback(c *Command, r *Result) {
 	}
 }
 
+// find returns the record of a key, nil if there is none.
+func (s *Store) find(key []byte) *record {
+	r := s.index.get(key)
+	if r == crowded {
+		return s.tree.get(key)
+	}
+	return r
+}
+
+func (s *Store) set(r *record) {
+	s.tree.set(r)
+	s.index.set(r)
+}
+
+func (s *Store) remove(key []byte) {
+	s.tree.remove(key)
+	s.index.remove(key)
+}
+
 // step does one operation; revision is what it writes if it changes something.
-func (s *Store) step(c *Command, revision uint64, r *Result) change {
+// With undoable, the record before the change stays as it was.
+func (s *Store) step(c *Command, revision uint64, r *Result, undoable bool) change {
+	before := s.find(c.Key)
 	switch c.Kind {
 	case KindPut:
-		return s.put(c, revision, r)
+		return s.put(c, revision, r, before, undoable)
 	case KindDelete:
-		before, found := s.tree.remove(c.Key)
-		r.Found, r.Succeeded = found, true
+		r.Found, r.Succeeded = before != nil, true
+		if before != nil {
+			s.remove(c.Key)
+		}
 		return change{before: before}
 	case KindCompareAndSwap:
-		before, found := s.tree.get(c.Key)
-		if found == c.ExpectAbsent || found && !bytes.Equal(before.value(), c.Expect) {
-			r.show(before, found)
+		if before == nil != c.ExpectAbsent || before != nil && !bytes.Equal(before.value(), c.Expect) {
+			r.show(before)
 			return change{}
 		}
-		return s.put(c, revision, r)
+		return s.put(c, revision, r, before, undoable)
 	case KindGet:
-		r.show(s.tree.get(c.Key))
+		r.show(before)
 		r.Succeeded = true
 		return change{}
 	case KindBatch, KindOpenSession, KindKeepSession, KindCloseSession:
@@ -183,25 +229,33 @@ func (s *Store) step(c *Command, revision uint64, r *Result) change {
 	panic(fmt.Sprintf("kv: step of kind %d passed the decoder", c.Kind))
 }
 
-func (s *Store) put(c *Command, revision uint64, r *Result) change {
-	after := newRecord(c.Key, c.Value, s.decoder.size)
-	before, found := s.tree.set(after)
-	r.CreateRevision, r.ModRevision, r.Version = revision, revision, 1
-	if found {
-		r.CreateRevision, r.Version = before.createRevision(), before.version()+1
+// put writes a key that has the record before, nil for none.
+func (s *Store) put(c *Command, revision uint64, r *Result, before *record, undoable bool) change {
+	after := before
+	if before != nil && before.epoch == s.epoch && !undoable {
+		after.setValue(c.Value, s.decoder.size)
+		after.number++
+	} else {
+		after = newRecord(c.Key, c.Value, s.decoder.size)
+		after.epoch, after.create, after.number = s.epoch, revision, 1
+		if before != nil {
+			after.create, after.number = before.create, before.number+1
+		}
+		s.set(after)
 	}
-	after.setMeta(r.CreateRevision, r.ModRevision, r.Version)
+	after.mod = revision
+	r.CreateRevision, r.ModRevision, r.Version = after.create, after.mod, after.number
 	r.Succeeded = true
 	return change{before: before, after: after}
 }
 
-// show fills in what a read of the key found.
-func (r *Result) show(rec record, found bool) {
-	if !found {
+// show fills in what a read of the key found; nil is nothing.
+func (r *Result) show(rec *record) {
+	if rec == nil {
 		return
 	}
-	r.Found, r.Value = true, rec.value()
-	r.Version, r.CreateRevision, r.ModRevision = rec.version(), rec.createRevision(), rec.modRevision()
+	r.Found, r.Value = true, rec.kept()
+	r.Version, r.CreateRevision, r.ModRevision = rec.number, rec.create, rec.mod
 }
 
 // SetMembership applies the configuration change at index: m is the membership
@@ -210,7 +264,7 @@ func (s *Store) SetMembership(index, term uint64, m *kvv1.Membership) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.view = nil
-	s.index, s.term, s.membership = index, term, m
+	s.applied, s.term, s.membership = index, term, m
 }
 
 // Membership returns the present membership: never nil, and read-only.
@@ -228,40 +282,46 @@ func (s *Store) State() State {
 }
 
 func (s *Store) state() State {
-	return State{Revision: s.revision, Index: s.index, Term: s.term, Keys: uint64(s.tree.size())}
+	return State{Revision: s.revision, Index: s.applied, Term: s.term, Keys: uint64(s.tree.size())}
 }
 
 // Get reads one key, and the state of the store that it was read from.
 func (s *Store) Get(key []byte) (Item, State, bool) {
 	s.mu.RLock()
-	rec, found := s.tree.get(key)
-	state := s.state()
-	s.mu.RUnlock()
-	if !found {
-		return Item{}, state, false
+	defer s.mu.RUnlock()
+	rec := s.find(key)
+	if rec == nil {
+		return Item{}, s.state(), false
 	}
-	return rec.item(), state, true
+	item := rec.item()
+	item.Value = rec.kept()
+	return item, s.state(), true
 }
 
 // View returns the present state, which later writes leave alone. Its cost does
-// not depend on the number of keys, but each write after it copies the tree
-// nodes that it meets for the first time.
+// not depend on the number of keys, but the first write of each key after it makes
+// a new record, and copies the tree nodes on the way that no write copied before.
 func (s *Store) View() *View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.view == nil {
 		s.view = &View{tree: s.tree.copy(), state: s.state(), membership: s.membership, sessions: s.sessions.copy()}
+		s.epoch = epochs.Add(1)
 	}
 	return s.view
 }
 
-// Restore replaces everything by what v shows. Views taken before stay as they
-// were.
+// Restore replaces everything by what v shows. It takes a time that grows with the
+// number of keys, but keeps nobody waiting for more than a moment. Views taken before
+// stay as they were.
 func (s *Store) Restore(v *View) {
 	tree, sessions := v.copy()
+	index := newIndex(s.hasher, tree)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tree, s.view, s.membership = tree, nil, v.membership
+	// None of its records is of the present epoch, whosever view it is.
+	s.tree, s.index = tree, index
+	s.view, s.membership = nil, v.membership
 	s.sessions = sessions
-	s.revision, s.index, s.term = v.state.Revision, v.state.Index, v.state.Term
+	s.revision, s.applied, s.term = v.state.Revision, v.state.Index, v.state.Term
 }

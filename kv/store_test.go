@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -126,11 +128,13 @@ func (m *model) equal(t interface{ Fatalf(string, ...any) }, v *View, what strin
 	}
 }
 
-// Few keys and values, so that commands meet each other.
+// Few keys and values, so that commands meet each other; sizes from both sides of
+// what is overwritten in place.
 var (
 	fewKeys   = rapid.Custom(func(t *rapid.T) []byte { return fmt.Appendf(nil, "k%d", rapid.IntRange(0, 30).Draw(t, "key")) })
 	fewValues = rapid.Custom(func(t *rapid.T) []byte {
-		return bytes.Repeat([]byte("value"), 50*rapid.IntRange(0, 2).Draw(t, "value"))
+		size := rapid.SampledFrom([]int{0, 250, 250, overwriteTo, overwriteTo + 1}).Draw(t, "size")
+		return bytes.Repeat([]byte{byte(rapid.IntRange(0, 2).Draw(t, "value"))}, size)
 	})
 	fewSteps = rapid.Custom(func(t *rapid.T) Command {
 		c := Command{
@@ -160,13 +164,19 @@ var (
 // later writes must leave alone; and snapshots into other stores.
 func TestStoreIsModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		store := NewStore()
+		// With few bits, keys share hashes.
+		hasher := newHasher()
+		hasher.mask = rapid.SampledFrom([]uint64{math.MaxUint64, 7, 0}).Draw(t, "mask of hashes")
+		store := newStore(hasher)
 		m := &model{items: map[string]Item{}, revision: 1}
 		type taken struct {
 			view *View
 			then *model
 		}
 		var views []taken
+		// What was answered must stay, whatever is written later.
+		var answered, answers [][]Result
+		var read, reads []Item
 		t.Repeat(map[string]func(*rapid.T){
 			"apply": func(t *rapid.T) {
 				m.index++
@@ -186,6 +196,7 @@ func TestStoreIsModel(t *testing.T) {
 				if diff := cmp.Diff(want, got, same); diff != "" {
 					t.Fatalf("results (-model +store):\n%s", diff)
 				}
+				answered, answers = append(answered, got), append(answers, want)
 			},
 			"empty entry": func(t *rapid.T) {
 				m.index++
@@ -204,6 +215,7 @@ func TestStoreIsModel(t *testing.T) {
 				if state != store.State() {
 					t.Fatalf("state %+v, want %+v", state, store.State())
 				}
+				read, reads = append(read, got), append(reads, want)
 			},
 			"scan": func(t *rapid.T) {
 				start, end := fewKeys.Draw(t, "start"), fewKeys.Draw(t, "end")
@@ -240,11 +252,25 @@ func TestStoreIsModel(t *testing.T) {
 				if other.Hash() != view.Hash() {
 					t.Fatalf("the snapshot's hash differs from the store's")
 				}
-				store = NewStore()
+				store = newStore(hasher)
 				store.Restore(other)
 			},
-			"": func(t *rapid.T) { m.equal(t, store.View(), "store") },
+			"": func(t *rapid.T) {
+				// Not always: a view keeps records from being overwritten.
+				if rapid.Bool().Draw(t, "look at all") {
+					m.equal(t, store.View(), "store")
+				}
+				for key, want := range m.items {
+					if got := store.find([]byte(key)); got == nil || got != store.tree.get([]byte(key)) || got.mod != want.ModRevision {
+						t.Fatalf("%s: index and tree have %+v and %+v, want %+v", key, got, store.tree.get([]byte(key)), want)
+					}
+				}
+			},
 		})
+		m.equal(t, store.View(), "store")
+		if diff := cmp.Diff(answers, answered, same) + cmp.Diff(reads, read, same); diff != "" {
+			t.Fatalf("answers changed after they were given:\n%s", diff)
+		}
 		for i, v := range views {
 			v.then.equal(t, v.view, fmt.Sprintf("view %d", i))
 		}
@@ -433,6 +459,57 @@ func TestHashTellsStatesApart(t *testing.T) {
 			t.Errorf("%q and %q have the same hash", name, other)
 		}
 		seen[h] = name
+	}
+}
+
+// What a read, a failed swap, a batch and a view showed stays as it was when the
+// key is written again, whether or not the value is overwritten in place.
+func TestAnswersStay(t *testing.T) {
+	for _, size := range []int{0, 1, 256, overwriteTo, overwriteTo + 1, shareFrom} {
+		first, second := strings.Repeat("1", size), strings.Repeat("2", size)
+		key := []byte("k")
+		answers := func(s *Store) [][]byte {
+			it, _, _ := s.Get(key)
+			r := apply(t, s,
+				Command{Kind: KindCompareAndSwap, Key: key, Expect: []byte("other")},
+				Command{Kind: KindBatch, Steps: []Command{{Kind: KindGet, Key: key}}})
+			return [][]byte{it.Value, r[0].Value, r[1].Steps[0].Value}
+		}
+		s := NewStore()
+		apply(t, s, put("k", first))
+		got := answers(s)
+		apply(t, s, put("k", second))
+		for i, v := range got {
+			if string(v) != first {
+				t.Errorf("size %d, answer %d: changed by a later put", size, i)
+			}
+		}
+		for i, v := range answers(s) {
+			if string(v) != second {
+				t.Errorf("size %d, answer %d: not what was put last", size, i)
+			}
+		}
+		v := s.View()
+		apply(t, s, put("k", first), put("k", first))
+		if it := collect(v, nil, nil)[0]; string(it.Value) != second || it.Version != 2 {
+			t.Errorf("size %d: the view changed", size)
+		}
+	}
+}
+
+// A put over a value of its size allocates nothing.
+func TestOverwritingAllocatesNothing(t *testing.T) {
+	s := NewStore()
+	data := encode(EntryHeader{Node: 1}, put("k", strings.Repeat("v", 256)))
+	results := make([]Result, 0, 1)
+	index := uint64(0)
+	if n := testing.AllocsPerRun(100, func() {
+		index++
+		if _, err := s.Apply(index, 1, data, results); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 

@@ -16,7 +16,7 @@ func TestSlotOrder(t *testing.T) {
 		if rapid.Bool().Draw(t, "related") {
 			b = append(bytes.Clone(a), b...)
 		}
-		if got, want := slotLess(slotOf(record{head: a}), slotOf(record{head: b})), bytes.Compare(a, b) < 0; got != want {
+		if got, want := slotLess(slotOf(&record{head: a}), slotOf(&record{head: b})), bytes.Compare(a, b) < 0; got != want {
 			t.Fatalf("slotLess(%x, %x) is %v", a, b, got)
 		}
 	})

@@ -38,7 +38,7 @@ func (v *View) Len() int { return v.tree.size() }
 // Scan visits the keys from start (inclusive) to end (exclusive; nil is no
 // bound) in order, until visit returns false.
 func (v *View) Scan(start, end []byte, visit func(Item) bool) {
-	v.tree.ascend(start, func(r record) bool {
+	v.tree.ascend(start, func(r *record) bool {
 		if end != nil && bytes.Compare(r.head, end) >= 0 {
 			return false
 		}
@@ -56,10 +56,12 @@ func (v *View) Hash() [sha256.Size]byte {
 	var head [5 * 8]byte
 	binary.LittleEndian.PutUint64(head[:], v.state.Revision)
 	h.Write(head[:8])
-	v.tree.scan(func(r record) bool {
+	v.tree.scan(func(r *record) bool {
 		binary.LittleEndian.PutUint64(head[:], uint64(len(r.head)))
 		binary.LittleEndian.PutUint64(head[8:], uint64(len(r.value())))
-		copy(head[16:], r.meta())
+		binary.LittleEndian.PutUint64(head[16:], r.create)
+		binary.LittleEndian.PutUint64(head[24:], r.mod)
+		binary.LittleEndian.PutUint64(head[32:], r.number)
 		h.Write(head[:])
 		h.Write(r.head)
 		h.Write(r.value())
