@@ -15,7 +15,7 @@ BASE_PORT ?= 21001
 FLAGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race-test check lint fmt proto check-generate bench bench-chunks bench-smoke cluster scenario soak fuzz-seeds clean tools
+.PHONY: help build test race-test check lint fmt proto check-generate bench bench-chunks bench-smoke cluster scenario soak fuzz-seeds clean tools etcd
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ build: ## build raftkv and raftbench into bin/
 	@mkdir -p $(BIN)
 	$(GO) build -trimpath -ldflags '$(RAFTKV_FLAGS)' -o $(BIN)/ ./cmd/raftkv ./cmd/raftbench
 
-test: build ## run all tests, with the race detector and in random order
+test: build etcd ## run all tests, with the race detector and in random order
 	$(GO) test -race -shuffle=on -timeout 15m ./...
 
 lint: $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) $(TOOLS)/buf-$(BUF_VERSION) ## run the linters
@@ -77,6 +77,15 @@ cluster: build ## three local processes, initialised, until Ctrl-C (FLAGS=..., B
 
 clean: ## remove what was built (runs in profiles/ stay)
 	rm -rf bin .tools/generated
+
+# About a minute the first time; from then on it is there. Without it the tests that
+# drive it say so and are skipped.
+etcd: ## build the etcd that tests of target etcd drive, once, into .tools/
+	@$(MAKE) --no-print-directory $(TOOLS)/etcd || echo "etcd could not be built: tests that drive it are skipped"
+
+$(TOOLS)/etcd: .ci/etcd/go.mod .ci/etcd/go.sum
+	@mkdir -p $(TOOLS)
+	CGO_ENABLED=0 $(GO) build -C .ci/etcd -mod=readonly -trimpath -o $@ go.etcd.io/etcd/server/v3
 
 tools: $(TOOLS)/buf-$(BUF_VERSION) $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION) ## install the pinned tools into .tools/
 

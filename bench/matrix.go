@@ -33,6 +33,11 @@ type point struct {
 	settings Settings
 }
 
+// varies tells whether an axis sets the field.
+func (p point) varies(key string) bool {
+	return slices.ContainsFunc(p.fields, func(f Field) bool { return f.Key == key })
+}
+
 // Expand makes the variants of an experiment. It is a function of the
 // experiment alone. Errors are *UsageError.
 func Expand(e *Experiment) (*Matrix, error) {
@@ -47,6 +52,7 @@ func Expand(e *Experiment) (*Matrix, error) {
 	if len(x.variants) > 0 && slices.Contains(x.axes, serverBinKey) && !slices.ContainsFunc(x.variants, func(v Planned) bool { return v.Settings.StartsServer() }) {
 		return nil, usagef("server-bin is an axis, but no variant starts a server; topology processes does")
 	}
+	x.tellInert(points)
 	if err := x.addBaselines(points); err != nil {
 		return nil, err
 	}
@@ -191,10 +197,7 @@ func (x *expansion) add(p point, role string) int {
 			name = append(name, key+"="+params[key])
 		}
 	}
-	varies := func(key string) bool {
-		return slices.ContainsFunc(p.fields, func(f Field) bool { return f.Key == key })
-	}
-	if reason := p.settings.impossible(varies); reason != "" {
+	if reason := p.settings.impossible(p.varies); reason != "" {
 		// What cannot exist reads nothing, so the cell is told by all its fields.
 		params = make(map[string]string)
 		for _, f := range p.fields {
@@ -219,6 +222,30 @@ func (x *expansion) add(p point, role string) int {
 		Settings: settings,
 	})
 	return len(x.variants) - 1
+}
+
+// tellInert lists, as skipped, the axes that nothing which is measured reads:
+// their cells fell together.
+func (x *expansion) tellInert(points []point) {
+	for _, key := range x.axes {
+		values, read := []string{}, false
+		for _, p := range points {
+			if p.settings.impossible(p.varies) != "" {
+				continue // it is skipped by itself
+			}
+			read = read || p.settings.reads(key)
+			for _, f := range p.fields {
+				if f.Key == key && !slices.Contains(values, f.Value) {
+					values = append(values, f.Value)
+				}
+			}
+		}
+		if !read && len(values) > 0 {
+			x.skipped = append(x.skipped, Skipped{
+				Params: map[string]string{key: strings.Join(values, ",")}, Reason: "nothing that is measured here reads " + key,
+			})
+		}
+	}
 }
 
 // isBaseline tells whether a variant has all the baseline's settings.

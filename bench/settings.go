@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"raftlab/bench/target"
 	"raftlab/kv/node"
 	"raftlab/transport"
 )
@@ -28,6 +29,7 @@ const (
 	TargetDirect   = "direct"
 	TargetWire     = "wire"
 	TargetRelay    = "relay"
+	TargetEtcd     = "etcd"
 )
 
 // Load says what drives a cluster and what kind of cluster it is. Together with
@@ -39,7 +41,7 @@ type Load struct {
 	// ServerBin is a path; empty for the one that raftbench finds.
 	ServerBin string `knob:"server-bin" usage:"the raftkv that topology processes starts (default: see run --help)"`
 	Nodes     int    `knob:"nodes" usage:"nodes of the cluster"`
-	Target    string `knob:"target" values:"unary,pipeline,direct,wire,relay" usage:"what is driven: one RPC an operation, the Stream RPC, the replica without client RPC, a bare gRPC echo, or one that first relays puts to a majority"`
+	Target    string `knob:"target" values:"unary,pipeline,direct,wire,relay,etcd" usage:"what is driven: one RPC an operation, the Stream RPC, the replica without client RPC, a bare gRPC echo, one that first relays puts to a majority, or an etcd that runs already by its own client"`
 
 	Wire string `knob:"wire" values:"unary,stream" usage:"which API target wire or relay serves"`
 
@@ -217,7 +219,7 @@ func (s *Settings) reads(key string) bool {
 	case "conns":
 		return l.Target != TargetDirect
 	case "events":
-		return !isEcho(l.Target)
+		return !isEcho(l.Target) && l.Target != TargetEtcd
 	case "wire":
 		return isEcho(l.Target)
 	case serverBinKey:
@@ -284,6 +286,12 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 		return fmt.Sprintf("target %s answers gets with values of one size: value-size %s has many", l.Target, l.ValueSize)
 	case l.ThinkTime > 0 && l.Rate > 0:
 		return fmt.Sprintf("think-time %s has no meaning with rate %s, which a clock keeps", l.ThinkTime, plain("rate", l.Rate))
+	case l.Target == TargetEtcd && l.Topology != TopologyExternal:
+		return "target etcd drives a cluster that runs already: --endpoints says where"
+	case l.Target == TargetEtcd && l.OpsPerMsg > 1 && axes("ops-per-message"):
+		return "target etcd sends one operation a message"
+	case l.Target == TargetEtcd && l.Op != "put" && !slices.Contains(target.EtcdReads(), l.Read):
+		return fmt.Sprintf("target etcd has reads %s, not %s", strings.Join(target.EtcdReads(), " and "), l.Read)
 	case l.Topology == TopologyInProcess && axes("chunking"):
 		return "topology in-process hands messages over whole: there is nothing to chunk"
 	}

@@ -34,7 +34,7 @@ type rig struct {
 	variant *Planned
 	job     job
 
-	cluster *cluster.Cluster // nil for wire and relay
+	cluster *cluster.Cluster // nil for wire, relay and etcd
 	echo    *echo            // nil for others
 	target  target.Target
 	closers []func() error
@@ -59,9 +59,12 @@ func (r *runner) openRig(ctx context.Context, v *Planned, j job) (_ *rig, err er
 	if l.Topology == TopologyProcesses || l.Topology == TopologyExternal {
 		b.self = processGenerator
 	}
-	if isEcho(l.Target) {
+	switch {
+	case isEcho(l.Target):
 		err = b.openEcho(ctx)
-	} else {
+	case l.Target == TargetEtcd:
+		err = b.openEtcd(ctx)
+	default:
 		err = b.openCluster(ctx)
 	}
 	if err != nil {
@@ -91,15 +94,21 @@ func (b *rig) openCluster(ctx context.Context) error {
 	if b.target, err = b.openTarget(s.Load.Target, s.Load.Read); err != nil {
 		return err
 	}
-	if s.Load.Op == "put" {
-		return nil
-	}
 	// Preload by the fastest way there is; what drives the window drives that alone.
 	fast := TargetPipeline
 	if s.Load.Target == TargetDirect {
 		fast = TargetDirect
 	}
-	filler, err := b.openTarget(fast, "")
+	return b.preload(ctx, fast)
+}
+
+// preload writes all keys by the given target if some are going to be read.
+func (b *rig) preload(ctx context.Context, by string) error {
+	s := &b.variant.Settings
+	if s.Load.Op == "put" {
+		return nil
+	}
+	filler, err := b.openTarget(by, "")
 	if err != nil {
 		return err
 	}
@@ -113,8 +122,11 @@ func (b *rig) openCluster(ctx context.Context) error {
 func (b *rig) openTarget(name, read string) (target.Target, error) {
 	s := &b.variant.Settings
 	o := target.Options{
-		Endpoints: b.cluster.Endpoints(), Dialer: b.cluster.Dialer(), Conns: s.Load.Conns, Read: read,
+		Endpoints: b.r.Endpoints, Conns: s.Load.Conns, Read: read,
 		MaxRequest: int(s.Node.MaxRequest), GRPCWindow: int(s.Node.GRPCWindow),
+	}
+	if b.cluster != nil {
+		o.Endpoints, o.Dialer = b.cluster.Endpoints(), b.cluster.Dialer()
 	}
 	if name != TargetUnary {
 		o.OpsPerMessage = max(s.Load.OpsPerMsg, preloadOps)
@@ -367,7 +379,7 @@ func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
 	if t.Errors > 0 {
 		t.warn(fmt.Sprintf("%d operations failed: %s", t.Errors, describeCodes(t.ErrorsByCode)))
 	}
-	if l := b.variant.Settings.Load; l.Op != "put" && l.Read != "stale" && rec.Missing > 0 && b.cluster != nil {
+	if l := b.variant.Settings.Load; l.Op != "put" && l.Read != "stale" && rec.Missing > 0 && b.echo == nil {
 		t.Valid, t.Problem = false, fmt.Sprintf("%d gets did not find keys that had been written", rec.Missing)
 	}
 }
@@ -416,8 +428,8 @@ const verifySample = 256
 
 // verify reads acknowledged keys back: what was acknowledged must be there.
 func (b *rig) verify(ctx context.Context, t *Trial, cfg load.Config, rec *load.Recording) (err error) {
-	if b.cluster == nil {
-		return nil // an echo keeps nothing
+	if b.echo != nil {
+		return nil // it keeps nothing
 	}
 	reader := b.target
 	if b.variant.Settings.Load.Read == "stale" {

@@ -11,6 +11,7 @@
 //   - relay: the same client against a leader that hands each put to followers
 //     and answers when a majority has acknowledged it (relay.go): what gRPC
 //     carries of a replicated put when nothing but carrying is done.
+//   - etcd: an etcd v3 cluster that runs already, by etcd's own client.
 //
 // relay is meant as a bound that replication by gRPC can approach and not pass, so
 // it may do what such a system may: what waits for a follower travels as one

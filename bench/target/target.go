@@ -21,10 +21,11 @@ const (
 	Direct   = "direct"
 	Wire     = "wire"
 	Relay    = "relay"
+	Etcd     = "etcd"
 )
 
 // Names lists all targets.
-func Names() []string { return []string{Unary, Pipeline, Direct, Wire, Relay} }
+func Names() []string { return []string{Unary, Pipeline, Direct, Wire, Relay, Etcd} }
 
 // Target is what New makes. Its sessions have to be closed before it.
 type Target interface {
@@ -94,8 +95,11 @@ func New(name string, o Options) (Target, error) {
 	if len(o.Endpoints) == 0 {
 		return nil, fmt.Errorf("target %s has no endpoints", name)
 	}
-	if name == Wire || name == Relay {
+	switch name {
+	case Wire, Relay:
 		return newWire(name, o)
+	case Etcd:
+		return newEtcd(o)
 	}
 	c, err := client.New(client.Config{
 		Endpoints: o.Endpoints, Conns: o.Conns, MaxRequest: o.MaxRequest, DialOptions: o.dialOptions(),

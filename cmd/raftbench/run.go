@@ -31,6 +31,7 @@ type runFlags struct {
 	seed       uint64
 	out        string
 	endpoints  []string
+	target     string
 	serverBin  string
 	strict     bool
 	noProfiles bool
@@ -58,6 +59,7 @@ leaves a run folder with the report, which docs/runs.md describes.`,
 	flags.Uint64Var(&f.seed, "seed", 0, "seed of operations and order (default: random)")
 	flags.StringVar(&f.out, "out", "", "the run folder (default: "+runsRoot+"/<date>-<experiment>-<id>)")
 	flags.StringSliceVar(&f.endpoints, "endpoints", nil, "drive the cluster that runs at these client addresses")
+	flags.StringVar(&f.target, "target", "", "what is driven, as --set target=`NAME`; etcd drives an etcd at --endpoints by its own client, and leaves its keys there")
 	flags.StringVar(&f.serverBin, "server-bin", "", "the raftkv to start for topology processes (default: beside raftbench, then PATH); --vary server-bin=A,B compares two")
 	flags.StringSliceVar(&f.ceilings, "ceiling", nil, "what to measure as bounds beside: "+strings.Join(bench.CeilingTargets, ", ")+", or none (default: the experiment's)")
 	flags.BoolVar(&f.strict, "strict", false, "exit 5 when a trial is invalid")
@@ -98,6 +100,11 @@ func (f *runFlags) plan(cmd *cobra.Command, name string) (*bench.Experiment, *be
 			return nil, nil, err
 		}
 	}
+	if f.target != "" {
+		if err := e.Set("target", f.target); err != nil {
+			return nil, nil, err
+		}
+	}
 	if len(f.ceilings) > 0 {
 		if err := e.SetCeilings(f.ceilings); err != nil {
 			return nil, nil, err
@@ -107,11 +114,9 @@ func (f *runFlags) plan(cmd *cobra.Command, name string) (*bench.Experiment, *be
 		if err := checkEndpoints(f.endpoints); err != nil {
 			return nil, nil, err
 		}
-		if err := e.Set("topology", bench.TopologyExternal); err != nil {
+		if err := e.SetExternal(); err != nil {
 			return nil, nil, err
 		}
-		// Nothing to compare with when all topologies are one.
-		e.Baseline = slices.DeleteFunc(e.Baseline, func(b bench.Field) bool { return b.Key == "topology" })
 	}
 	changed := cmd.Flags().Changed
 	switch {
@@ -127,7 +132,15 @@ func (f *runFlags) plan(cmd *cobra.Command, name string) (*bench.Experiment, *be
 		e.Measure.Blocks = f.blocks
 	}
 	m, err := bench.Expand(e)
+	if err == nil && len(f.endpoints) == 0 && drives(m, func(l *bench.Load) bool { return l.Topology == bench.TopologyExternal }) {
+		err = usageErrorf("topology external needs --endpoints")
+	}
 	return e, m, err
+}
+
+// drives tells whether there is a variant with such a load.
+func drives(m *bench.Matrix, such func(*bench.Load) bool) bool {
+	return slices.ContainsFunc(m.Variants, func(v bench.Planned) bool { return such(&v.Settings.Load) })
 }
 
 // checkEndpoints refuses addresses that can't be dialled.

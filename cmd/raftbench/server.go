@@ -12,11 +12,17 @@ import (
 
 // findServers finds the raftkv programs that variants start, and asks each what it
 // was built from. One that nobody named is refused when it was built from something
-// else than this program.
+// else than this program. Of target etcd it finds out which etcd answers.
 func (f *runFlags) findServers(ctx context.Context, o *bench.Options) error {
 	builds := map[string]bench.Build{}
 	for i := range o.Matrix.Variants {
 		v := &o.Matrix.Variants[i]
+		if v.Settings.Load.Target == bench.TargetEtcd && o.ServerInfo == "" {
+			var err error
+			if o.ServerInfo, err = bench.FindEtcd(ctx, f.endpoints); err != nil {
+				return err
+			}
+		}
 		if !v.Settings.StartsServer() {
 			continue
 		}
