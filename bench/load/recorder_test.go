@@ -98,15 +98,6 @@ func TestRecorderConcurrently(t *testing.T) {
 	}
 }
 
-func BenchmarkRecorder(b *testing.B) {
-	r := newRecorder(2, 1, true)
-	o := outcome{response: time.Millisecond, service: time.Millisecond, acknowledged: [kinds]int64{Put: 1}}
-	b.ReportAllocs()
-	for b.Loop() {
-		r.shard(0).count(&o)
-	}
-}
-
 func BenchmarkSwap(b *testing.B) {
 	r, into := newRecorder(2, 1, true), newCounts(true)
 	o := outcome{acknowledged: [kinds]int64{Put: 1}}
