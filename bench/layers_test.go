@@ -111,11 +111,11 @@ func TestCPUByLayer(t *testing.T) {
 		{9, "", []string{"runtime.scanobject", "runtime.gcBgMarkWorker"}}, // nobody's alone
 		{1, "", []string{"bytes.Clone"}},
 	}
-	stacks, err := Stacks(processShared, profileOf(made))
+	stacks, err := Stacks(processShared, profileOf(made), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := cpuByLayer(stacks, 1000)
+	got := CPUByLayer(stacks, 1000)
 	want := map[string]map[Layer]int{
 		"node1":          {LayerKV: 12, LayerRuntime: 4, LayerSyscalls: 3, LayerStorage: 2},
 		"node2":          {LayerGRPC: 6, LayerOther: 1},
@@ -145,14 +145,22 @@ func TestCPUByLayer(t *testing.T) {
 	}
 }
 
+// What the system counted is shared out.
+func TestStacksShareOutWhatWasUsed(t *testing.T) {
+	stacks, err := Stacks("node1", profileOf([]madeStack{{30, "", []string{"raftlab/kv.Apply"}}, {10, "", []string{"runtime.mallocgc"}}}), 0.5)
+	if err != nil || len(stacks) != 2 || stacks[0].Nanos != 375e6 || stacks[1].Nanos != 125e6 || stacks[0].Samples != 30 {
+		t.Errorf("%+v, %v", stacks, err)
+	}
+}
+
 // In a process of its own a node's label says nothing that the process does not.
 func TestStacksOfOneNode(t *testing.T) {
-	stacks, err := Stacks("node3", profileOf([]madeStack{{1, "3", []string{"raftlab/kv.Apply", "runtime.main"}}}))
+	stacks, err := Stacks("node3", profileOf([]madeStack{{1, "3", []string{"raftlab/kv.Apply", "runtime.main"}}}), 0)
 	if err != nil || stacks[0].Process != "node3" || !slices.Equal(stacks[0].Functions, []string{"runtime.main", "raftlab/kv.Apply"}) {
 		t.Errorf("%+v, %v", stacks, err)
 	}
 	heap := &profile.Profile{SampleType: []*profile.ValueType{{Type: "inuse_space", Unit: "bytes"}}}
-	if _, err := Stacks("node1", heap); err == nil {
+	if _, err := Stacks("node1", heap, 0); err == nil {
 		t.Error("a heap profile was taken for one of the CPU")
 	}
 }

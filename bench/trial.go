@@ -228,7 +228,7 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 		if t.Profiles, captureErr = w.capture.end(ctx); captureErr != nil {
 			t.warn(captureErr.Error())
 		}
-		if t.CPU, captureErr = w.capture.layers(t.Operations); captureErr != nil {
+		if t.CPU, captureErr = w.capture.layers(t); captureErr != nil {
 			t.warn(captureErr.Error())
 		}
 	}

@@ -27,6 +27,12 @@ type Data struct {
 	// Spectra has one element for each variant whose histograms could be read,
 	// in the order of Run.Variants.
 	Spectra []Spectrum
+	// Heat and Stacks are of the variants that are shown in depth, as far as they
+	// could be read; Stacks by ID.
+	Heat   []Heat
+	Stacks map[string][]bench.Stack
+	// Usage is what processes used over time, by trial.
+	Usage []bench.TrialUsage
 	// Problems says what could not be read; reports print it with the warnings.
 	Problems []string
 }
@@ -45,6 +51,13 @@ func Load(dir string) (*Data, error) {
 		return nil, fmt.Errorf("report: %w", err)
 	}
 	d.Spectra, d.Problems = readSpectra(root, run)
+	d.Heat = readHeat(root, d)
+	var problems []string
+	d.Stacks, problems = readStacks(root, d)
+	d.Problems = append(d.Problems, problems...)
+	if d.Usage, err = readUsage(root); err != nil {
+		d.Problems = append(d.Problems, fmt.Sprintf("%s: %v", bench.SeriesFile, err))
+	}
 	return d, root.Close()
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/google/pprof/profile"
 
 	"raftlab/bench"
 )
@@ -25,12 +26,13 @@ type maker struct {
 	// speed and tail of each variant: what the made figures scatter around.
 	rate, p50 map[string]float64
 	hists     map[string][]*hdrhistogram.Histogram // by variant, one a block
+	profiles  map[string]*profile.Profile          // of the CPU, by file
 }
 
 func newMaker(seed uint64, info bench.ExperimentInfo) *maker {
 	start := time.Date(2026, 11, 23, 10, 30, 0, 0, time.UTC)
 	return &maker{
-		r: rand.New(rand.NewPCG(seed, 1)), rate: map[string]float64{}, p50: map[string]float64{}, hists: map[string][]*hdrhistogram.Histogram{},
+		r: rand.New(rand.NewPCG(seed, 1)), rate: map[string]float64{}, p50: map[string]float64{}, hists: map[string][]*hdrhistogram.Histogram{}, profiles: map[string]*profile.Profile{},
 		run: &bench.Run{
 			Schema: bench.Schema, ID: "2026-11-23-" + info.Name + "-1f0c", Experiment: info, Seed: seed,
 			Command: []string{"raftbench", "run", info.Name}, Started: start, Ended: start.Add(131 * time.Second), Complete: true,
@@ -85,6 +87,7 @@ func (m *maker) trials() {
 			}
 		}
 		slices.Sort(t.Profiles)
+		m.sample(&t)
 		m.run.Trials = append(m.run.Trials, t)
 	}
 	m.run.TrialsPlanned = len(m.run.Trials)
@@ -205,6 +208,7 @@ func (m *maker) data(answers func(s *bench.Summary)) *Data {
 		}
 	}
 	answers(&d.Summary)
+	m.explain(d)
 	return d
 }
 
@@ -372,6 +376,8 @@ func (m *maker) write(t *testing.T) string {
 			}
 			for _, tag := range []string{"put", "put-service", "delay", "lag"} {
 				h.SetTag(tag)
+				h.SetStartTimeMs(m.run.Started.UnixMilli())
+				h.SetEndTimeMs(m.run.Started.UnixMilli() + int64(m.run.Experiment.MeasureS*1e3))
 				if err := log.OutputIntervalHistogram(h); err != nil {
 					t.Fatal(err)
 				}
@@ -381,6 +387,7 @@ func (m *maker) write(t *testing.T) string {
 			}
 		}
 	}
+	m.writeProfiles(t, dir)
 	raw, err := json.Marshal(m.run)
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,7 @@ import (
 	"io"
 )
 
-//go:embed *.gohtml style.css page.js
+//go:embed *.gohtml *.css *.js
 var assets embed.FS
 
 // asset returns an embedded file; it is ours, so it may stand in a template as it is.
@@ -19,8 +19,8 @@ func asset(name string) string {
 }
 
 var pages = template.Must(template.New("").Funcs(template.FuncMap{
-	"style":  func() template.CSS { return template.CSS(asset("style.css")) }, //nolint:gosec // a constant of this package
-	"script": func() template.JS { return template.JS(asset("page.js")) },     //nolint:gosec // a constant of this package
+	"style":  func() template.CSS { return template.CSS(asset("style.css") + asset("explain.css")) }, //nolint:gosec // a constant of this package
+	"script": func() template.JS { return template.JS(asset("page.js") + asset("flame.js")) },        //nolint:gosec // a constant of this package
 }).ParseFS(assets, "*.gohtml"))
 
 // HTML writes the report as one file that loads nothing: style, script and

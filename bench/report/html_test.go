@@ -142,7 +142,14 @@ func hostile(t *testing.T) *Data {
 		tr.Problem, tr.Warning, tr.Violations = attack, attack, []string{attack}
 		tr.ErrorsByCode = map[string]uint64{attack: 1}
 		tr.Processes[attack] = bench.Process{CPUS: 1}
-		tr.Profiles = []string{"javascript:alert(4)", "//example.com/x", attack}
+		tr.Profiles = []string{"javascript:alert(4)", "//example.com/x", attack, attack + "/cpu.pb.gz"}
+		tr.CPU = map[string][]bench.LayerCPU{attack: {{Layer: attack, UsPerOp: bench.Estimate{Center: 1, N: 1}}}}
+	}
+	for id := range d.Stacks {
+		d.Stacks[id] = append(d.Stacks[id], bench.Stack{Process: attack, Functions: []string{attack, attack}, Samples: 9, Nanos: 9e9})
+	}
+	for _, u := range d.Usage {
+		u.Points[0].Processes[attack] = bench.ProcessPoint{CPUs: 1}
 	}
 	return d
 }
@@ -217,8 +224,16 @@ func TestHTMLStructure(t *testing.T) {
 			t.Errorf("nothing has the id %q that is referred to", r)
 		}
 	}
-	// Eight panels of throughput, eight of latency, one timeline a variant.
-	if want := 16 + len(d.Run.Variants); figures != want {
+	// Eight panels of throughput, eight of latency, one timeline a variant; of those
+	// shown in depth a heatmap, a CPU card, a flame graph and a chart of usage, and
+	// what has a baseline also the difference.
+	chosen, differences := d.chosen(), 0
+	for _, id := range chosen {
+		if slices.Contains(chosen, d.against(id)) {
+			differences++
+		}
+	}
+	if want := 16 + len(d.Run.Variants) + 4*len(chosen) + differences; figures != want {
 		t.Errorf("%d figures, want %d", figures, want)
 	}
 	if rows < 2*len(d.Run.Variants) {
@@ -315,9 +330,9 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-// A real browser opens the page: the script runs without an error and does its
-// two jobs.
-func TestChromium(t *testing.T) {
+// browse opens a page in a browser and returns what its scripts made of it.
+func browse(t *testing.T, page string) string {
+	t.Helper()
 	browser := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if p, err := exec.LookPath(name); err == nil {
@@ -328,6 +343,28 @@ func TestChromium(t *testing.T) {
 	if browser == "" {
 		t.Skip("no chromium on PATH: the page is not opened in a browser")
 	}
+	file := filepath.Join(t.TempDir(), "report.html")
+	if err := os.WriteFile(file, []byte(page), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+		"--user-data-dir="+t.TempDir(), "--window-size=1400,2000", "--dump-dom", "file://"+file)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", browser, err, stderr.String())
+	}
+	if console := regexp.MustCompile(`(?m)^.*CONSOLE.*$`).FindAllString(stderr.String(), -1); len(console) > 0 {
+		t.Errorf("the console says %q", console)
+	}
+	return string(out)
+}
+
+// A real browser opens the page: the script runs without an error and does its
+// two jobs.
+func TestChromium(t *testing.T) {
 	d, _ := quickLike(1)
 	page := render(t, d.HTML)
 	// Errors and what clicks did become attributes that --dump-dom shows.
@@ -347,23 +384,8 @@ addEventListener("load", () => {
 });
 </script>`
 	page = strings.Replace(page, "<body>", "<body>"+probe, 1)
-	file := filepath.Join(t.TempDir(), "report.html")
-	if err := os.WriteFile(file, []byte(page), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
-		"--user-data-dir="+t.TempDir(), "--window-size=1400,2000", "--dump-dom", "file://"+file)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", browser, err, stderr.String())
-	}
-	if console := regexp.MustCompile(`(?m)^.*CONSOLE.*$`).FindAllString(stderr.String(), -1); len(console) > 0 {
-		t.Errorf("the console says %q", console)
-	}
-	body := regexp.MustCompile(`<body[^>]*>`).FindString(string(out))
+	out := browse(t, page)
+	body := regexp.MustCompile(`<body[^>]*>`).FindString(out)
 	best := slices.MaxFunc(d.Summary.Variants, func(a, b bench.VariantSummary) int { return int(a.OpsPerS.Center - b.OpsPerS.Center) })
 	for _, want := range []string{
 		`data-error=""`, `data-wide="false"`, `data-requests="0"`, `data-top="` + best.Variant.ID, fmt.Sprintf(`data-coloured="%d"`, maxHighlighted),
@@ -372,8 +394,8 @@ addEventListener("load", () => {
 			t.Errorf("%s is not in %s", want, body)
 		}
 	}
-	for _, section := range []string{"answer", "throughput", "latency", "percentiles", "variants", "time", "resources", "profiles", "trust", "where", "again", "words"} {
-		if !strings.Contains(string(out), `<section id="`+section+`"`) {
+	for _, section := range []string{"answer", "throughput", "latency", "percentiles", "variants", "time", "heat", "cpu", "flames", "resources", "profiles", "trust", "where", "again", "words"} {
+		if !strings.Contains(out, `<section id="`+section+`"`) {
 			t.Errorf("no section %s", section)
 		}
 	}

@@ -37,37 +37,8 @@ func (d *Data) Markdown(w io.Writer) error {
 	}
 
 	t := newTable(d)
-	b.WriteString("\n## Variants\n\n|  | id |")
-	for _, c := range t.Columns {
-		fmt.Fprintf(&b, " %s |", md(c.Name))
-	}
-	b.WriteString("\n|---|---|")
-	for _, c := range t.Columns {
-		if c.Numeric {
-			b.WriteString("--:|")
-		} else {
-			b.WriteString("---|")
-		}
-	}
-	b.WriteByte('\n')
-	for _, r := range t.Rows {
-		mark := ""
-		if r.Best {
-			mark = "\\>"
-		}
-		fmt.Fprintf(&b, "| %s | %s |", mark, md(r.ID))
-		for _, c := range r.Cells {
-			s := md(c.Text)
-			if c.Thin {
-				s += "\\*"
-			}
-			if c.Note != "" {
-				s += " " + md(c.Note)
-			}
-			fmt.Fprintf(&b, " %s |", s)
-		}
-		b.WriteByte('\n')
-	}
+	b.WriteString("\n## Variants\n\n")
+	t.writeMarkdown(&b)
 	b.WriteByte('\n')
 	for _, s := range t.legend() {
 		fmt.Fprintf(&b, "- %s\n", md(s))
@@ -89,6 +60,7 @@ func (d *Data) Markdown(w io.Writer) error {
 			fmt.Fprintf(&b, "- %s\n", md(s))
 		}
 	}
+	d.explainMarkdown(&b)
 	list("Events", d.events())
 	list("Warnings", d.warnings())
 	list("Invalid trials", d.invalid())
@@ -100,6 +72,41 @@ func (d *Data) Markdown(w io.Writer) error {
 	fmt.Fprintf(&b, "\n    %s\n", plain(d.command()))
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writeMarkdown writes it as a table of GitHub's.
+func (t *table) writeMarkdown(b *strings.Builder) {
+	b.WriteString("|  | id |")
+	for _, c := range t.Columns {
+		fmt.Fprintf(b, " %s |", md(c.Name))
+	}
+	b.WriteString("\n|---|---|")
+	for _, c := range t.Columns {
+		if c.Numeric {
+			b.WriteString("--:|")
+		} else {
+			b.WriteString("---|")
+		}
+	}
+	b.WriteByte('\n')
+	for _, r := range t.Rows {
+		mark := ""
+		if r.Best {
+			mark = "\\>"
+		}
+		fmt.Fprintf(b, "| %s | %s |", mark, md(r.ID))
+		for _, c := range r.Cells {
+			s := md(c.Text)
+			if c.Thin {
+				s += "\\*"
+			}
+			if c.Note != "" {
+				s += " " + md(c.Note)
+			}
+			fmt.Fprintf(b, " %s |", s)
+		}
+		b.WriteByte('\n')
+	}
 }
 
 // md escapes what Markdown or the HTML inside it would take for its own.

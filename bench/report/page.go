@@ -33,7 +33,12 @@ type page struct {
 	Timelines      []panel
 	Table          *table
 	TableNotes     []string
+	Heatmaps       []heatmap
+	CPU            *cpuSection
+	Flames         *flameSection
 	Resources      *resources
+	Costs          *table
+	Usage          *usageCharts
 	Profiles       []profiles
 
 	Cannot                   []string
@@ -51,7 +56,8 @@ func newPage(d *Data) *page {
 		Incomplete: d.incomplete(), Violations: d.violations(), Answers: d.answers(), Judged: d.judged(), Noise: d.noise(),
 		Warnings: d.warnings(), Legend: c.legend(), Closed: d.closedLoop(),
 		Spectrum: c.spectrum(), Timelines: c.timelines(), Table: newTable(d),
-		Resources: d.resources(), Profiles: d.profiles(),
+		Heatmaps: d.heatmaps(), CPU: d.cpuSection(), Flames: d.flames(),
+		Resources: d.resources(), Costs: d.costTable(), Usage: d.usageCharts(), Profiles: d.profiles(),
 		Invalid: d.invalid(), Skipped: d.skipped(), Errors: d.errorCodes(),
 		Environment: d.environment(), Command: d.command(), Source: strings.TrimSpace(info.Source), Words: words(),
 	}

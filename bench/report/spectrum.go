@@ -74,8 +74,14 @@ func mergeHlog(root *os.Root, name string, into *hdrhistogram.Histogram) error {
 	return err
 }
 
-// mergeResponses reads log format 1.3: response times stand under the kind of
-// operation; other tags are how late operations were sent and service times.
+// isResponse tells whether a line of an .hlog with that tag holds response times:
+// they stand under the kind of operation; other tags are how late operations were
+// sent and service times.
+func isResponse(tag string) bool {
+	return tag != "delay" && tag != "lag" && !strings.HasSuffix(tag, "-service")
+}
+
+// mergeResponses reads log format 1.3.
 func mergeResponses(r io.Reader, into *hdrhistogram.Histogram) error {
 	log := hdrhistogram.NewHistogramLogReader(r)
 	for {
@@ -86,8 +92,7 @@ func mergeResponses(r io.Reader, into *hdrhistogram.Histogram) error {
 		if h == nil {
 			return nil
 		}
-		tag := h.Tag()
-		if tag == "delay" || tag == "lag" || strings.HasSuffix(tag, "-service") {
+		if !isResponse(h.Tag()) {
 			continue
 		}
 		if dropped := into.Merge(h); dropped > 0 {

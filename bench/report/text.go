@@ -45,6 +45,7 @@ func (d *Data) Text(w io.Writer) error {
 	if s := d.closedLoop(); s != "" {
 		fmt.Fprintf(&b, "%s\n", s)
 	}
+	d.explainText(&b)
 	list := func(title string, items []string) {
 		if len(items) == 0 {
 			return
