@@ -61,6 +61,10 @@ func experimentFile(t *testing.T, source string) string {
 func TestUsage(t *testing.T) {
 	file := experimentFile(t, "name: x\nfixed: {topology: in-process, target: direct}\n")
 	broken := experimentFile(t, "name: x\nfixed:\n  clients: many\n")
+	sizes := filepath.Join(t.TempDir(), "sizes.txt")
+	if err := os.WriteFile(sizes, []byte("# of one day\n64 3\n4KiB none\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	full := t.TempDir()
 	if err := os.WriteFile(filepath.Join(full, "f"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -85,6 +89,16 @@ func TestUsage(t *testing.T) {
 		{[]string{"run", file, "--set", "rate=-5"}, 2, "rate -5 is below the minimum 0"},
 		{[]string{"run", file, "--set", "rate=0"}, 2, "rate 0 sends nothing; it must be greater than 0"},
 		{[]string{"run", file, "--set", "value-size=5GiB"}, 2, "value-size 5GiB exceeds the maximum 1GiB"},
+		{[]string{"run", file, "--set", "value-size=64..5GiB"}, 2, "value-size 5GiB of 64..5GiB exceeds the maximum 1GiB"},
+		{[]string{"run", file, "--set", "value-size=4KiB..64"}, 2, `value-size "4KiB..64" is no range: 4KiB exceeds 64`},
+		{[]string{"run", file, "--set", "value-size=@nowhere.txt"}, 2, `value-size "@nowhere.txt" cannot be read: open nowhere.txt: no such file`},
+		{[]string{"run", file, "--set", "value-size=@" + sizes}, 2, sizes + `:3: weight "none" is not a number above 0`},
+		{[]string{"run", file, "--set", "key-size=4..64"}, 2, "key-size 4 of 4..64 is below the minimum 8"},
+		{[]string{"run", file, "--set", "key-distribution=gauss"}, 2, `key-distribution "gauss" is not one of uniform, zipf, sequential, hotspot, latest`},
+		{[]string{"run", file, "--set", "think-time=soon"}, 2, `think-time "soon" is not a duration`},
+		{[]string{"run", file, "--set", "think-time=-1ms"}, 2, "think-time -1ms is below the minimum 0s"},
+		{[]string{"run", file, "--set", "think-time=1ms", "--set", "rate=5"}, 2, "think-time 1ms has no meaning with rate 5"},
+		{[]string{"run", file, "--set", "target=wire", "--set", "topology=in-process-grpc", "--set", "op=get", "--set", "value-size=1..2"}, 2, "target wire answers gets with values of one size: value-size 1..2 has many"},
 		{[]string{"run", "quick", "--set", "heartbeat-ticks=10"}, 2, "election-ticks 10 must be greater than heartbeat-ticks 10"},
 		{[]string{"run", "quick", "--set", "batch-count=0"}, 2, "batch-count 0 must be at least 1"},
 		{[]string{"run", "quick", "--set", "link-delay=-1ms"}, 2, "link-delay -1ms must not be negative"},
@@ -152,6 +166,7 @@ func TestJudge(t *testing.T) {
 	good := bench.Trial{Kind: bench.TrialMeasured, Viable: true, Valid: true, Operations: 5}
 	invalid := bench.Trial{Kind: bench.TrialMeasured, Viable: true, Problem: "late", Operations: 5}
 	hopeless := bench.Trial{Kind: bench.TrialMeasured, Problem: "too large"}
+	down := bench.Trial{Kind: bench.TrialMeasured, Problem: "then none for 2s", Operations: 5}
 	for name, c := range map[string]struct {
 		trials []bench.Trial
 		strict bool
@@ -161,6 +176,7 @@ func TestJudge(t *testing.T) {
 		"invalid":            {[]bench.Trial{good, invalid}, false, 0},
 		"invalid, strict":    {[]bench.Trial{good, invalid}, true, 5},
 		"not viable, strict": {[]bench.Trial{good, hopeless}, true, 0},
+		"all went down":      {[]bench.Trial{down, hopeless}, false, 1},
 		"nothing":            {[]bench.Trial{hopeless}, false, 1},
 	} {
 		f := runFlags{strict: c.strict}

@@ -255,13 +255,16 @@ func (f *runFlags) finish(cmd *cobra.Command, o *bench.Options, run *bench.Run, 
 
 // judge tells whether a run that was completed is worth something.
 func (f *runFlags) judge(run *bench.Run) error {
-	operations, invalid, problem := uint64(0), 0, ""
+	operations, viable, invalid, problem := uint64(0), 0, 0, ""
 	for i := range run.Trials {
 		t := &run.Trials[i]
 		if t.Kind != bench.TrialMeasured {
 			continue
 		}
 		operations += t.Operations
+		if t.Viable {
+			viable++
+		}
 		if t.Viable && !t.Valid {
 			invalid++
 		}
@@ -272,6 +275,8 @@ func (f *runFlags) judge(run *bench.Run) error {
 	switch {
 	case operations == 0:
 		return fmt.Errorf("no operation was acknowledged in any trial: %s", problem)
+	case viable == 0:
+		return fmt.Errorf("no trial could do the work: %s", problem)
 	case f.strict && invalid > 0:
 		return &exitError{exitInvalid, fmt.Errorf("%d trials are invalid: %s", invalid, problem)}
 	}

@@ -397,3 +397,90 @@ measure: {warmup: 100ms, duration: 3s, blocks: 1, profile: 0s}
 	}
 	noProcess(t)
 }
+
+// A cluster that is there but has no majority acknowledges nothing: exit 1,
+// errors or unanswered operations counted, and no percentile of nothing.
+func TestTargetWithoutQuorum(t *testing.T) {
+	c, err := cluster.Start(t.Context(), cluster.Config{Topology: cluster.InProcessGRPC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	endpoint := c.Node(3).Addr
+	for _, id := range []uint64{1, 2} {
+		if err := c.Node(id).Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := experimentFile(t, "name: x\nfixed: {clients: 3, keys: 10}\nmeasure: {warmup: 0s, duration: 300ms, blocks: 2}\n")
+	dir := filepath.Join(t.TempDir(), "run")
+	code, out, stderr := cli(t.Context(), "run", file, "--out", dir, "--endpoints", endpoint, "--no-profiles")
+	if code != exitFailed || !strings.Contains(stderr, "no operation was acknowledged") {
+		t.Errorf("exit %d, %q", code, stderr)
+	}
+	checkNothing(t, dir, out)
+}
+
+// checkNothing checks that a run without any acknowledged operation has no
+// figure.
+func checkNothing(t *testing.T, dir, out string) {
+	t.Helper()
+	run, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(run.Trials) == 0 {
+		t.Fatal("no trial was recorded")
+	}
+	for i := range run.Trials {
+		trial := &run.Trials[i]
+		if trial.Valid || trial.Viable || trial.Operations != 0 || trial.Response["all"] != (bench.Latency{}) || trial.Hlog != "" || trial.Steady != "" {
+			t.Errorf("a trial of nothing has figures: %+v", trial)
+		}
+	}
+	if strings.Contains(out, " ms ") || strings.Contains(out, "ops/s,") || !strings.Contains(out, "No variant has a valid trial") {
+		t.Errorf("figures from nowhere:\n%s", out)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "results.txt"))
+	if err != nil || strings.Contains(string(raw), "\nBenchmark") {
+		t.Errorf("results from nowhere, %v:\n%s", err, raw)
+	}
+}
+
+// A target that goes down in a window: what it acknowledged before counts, what
+// failed after is counted by code, and the trials that follow have no figures.
+func TestTargetGoesDown(t *testing.T) {
+	c, err := cluster.Start(t.Context(), cluster.Config{Topology: cluster.InProcessGRPC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	time.AfterFunc(500*time.Millisecond, func() { closed <- c.Close() })
+	file := experimentFile(t, "name: x\nfixed: {clients: 3, keys: 10}\nmeasure: {warmup: 0s, duration: 2s, blocks: 5}\n")
+	dir := filepath.Join(t.TempDir(), "run")
+	code, out, stderr := cli(t.Context(), "run", file, "--out", dir, "--endpoints", strings.Join(c.Endpoints(), ","), "--no-profiles")
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if code != exitFailed || !strings.Contains(stderr, "no trial could do the work: ") || !strings.Contains(out, "No variant has a valid trial") {
+		t.Errorf("exit %d, %q\n%s", code, stderr, out)
+	}
+	run, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range run.Trials {
+		trial := &run.Trials[i]
+		t.Logf("block %d: %d operations, errors %v, %q", trial.Block, trial.Operations, trial.ErrorsByCode, trial.Problem)
+		if trial.Valid || trial.Response["all"].Count != trial.Operations || trial.Problem == "" {
+			t.Errorf("block %d: valid %v, %d operations, latencies %+v, problem %q", trial.Block, trial.Valid, trial.Operations, trial.Response["all"], trial.Problem)
+		}
+		if i == 0 && trial.Errors == 0 {
+			t.Errorf("no error was counted: %+v", trial)
+		}
+	}
+}
