@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 
 	"raftlab/bench"
 )
@@ -75,6 +76,10 @@ func csvEstimates() []csvEstimate {
 			}
 			return bench.Estimate{}
 		}})
+	}
+	for _, c := range bench.Costs() {
+		name := strings.NewReplacer("-", "_", "/", "_per_").Replace(c.Unit)
+		estimates = append(estimates, csvEstimate{name, func(v *bench.VariantSummary) bench.Estimate { return v.Costs[c.Unit] }})
 	}
 	return estimates
 }

@@ -16,8 +16,9 @@
 // panel, the rest one panel each. Read on in this order: data.go and
 // spectrum.go (what is read), layout.go (which axis goes where), panel.go and
 // throughput.go, timeline.go (geometry, pure), table.go and facts.go (figures and
-// words that every form shares), resources.go,
-// page.go (what the HTML shows), and page.gohtml with style.css and page.js
+// words that every form shares), resources.go, chosen.go (which variants are shown
+// in depth) with cpu.go, flame.go, flamepage.go, heatmap.go and usage.go,
+// page.go (what the HTML shows), and the .gohtml, .css and .js files
 // (how).
 //
 // The HTML is written by html/template from plain strings and numbers, never

@@ -163,12 +163,19 @@ type heatShade struct{ Class, D, Label string }
 func (d *Data) heatmaps() []heatmap {
 	var out []heatmap
 	for i := range d.Heat {
-		out = append(out, d.Heat[i].draw(fmt.Sprintf("hm%d", i), d.Heat[i].Variant+" "+variantName(d, d.variant(d.Heat[i].Variant))))
+		h := &d.Heat[i]
+		var events []bench.Event
+		for _, t := range d.Run.Trials {
+			if t.Variant == h.Variant && t.Kind == bench.TrialMeasured {
+				events = append(events, t.Events...)
+			}
+		}
+		out = append(out, h.draw(fmt.Sprintf("hm%d", i), h.Variant+" "+variantName(d, d.variant(h.Variant)), events))
 	}
 	return out
 }
 
-func (h *Heat) draw(id, title string) heatmap {
+func (h *Heat) draw(id, title string, events []bench.Event) heatmap {
 	columns, rows := len(h.Counts), len(h.Counts[0])
 	top := int64(1)
 	for _, c := range h.Counts {
@@ -207,6 +214,10 @@ func (h *Heat) draw(id, title string) heatmap {
 		}
 		m.Shades = append(m.Shades, heatShade{fmt.Sprintf("h%d", s+1), paths[s].String(), label})
 		from = to + 1
+	}
+	for _, e := range events {
+		at := px(x.at(e.OffsetS / h.WindowS * float64(columns)))
+		m.Marks = append(m.Marks, mark{Class: "event", D: fmt.Sprintf("M%s %dV%d", at, heatTop, heatBottom), Title: e.What})
 	}
 	for _, t := range []float64{0, 0.5, 1} {
 		m.XTicks = append(m.XTicks, tick{At: px(x.at(t * float64(columns))), Label: digits3(t*h.WindowS) + " s"})

@@ -8,6 +8,8 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"pgregory.net/rapid"
+
+	"raftlab/bench"
 )
 
 // Every operation is in a cell, and in the row and column where it belongs.
@@ -78,7 +80,10 @@ func TestShades(t *testing.T) {
 		}
 	}
 	one := Heat{Variant: "v01", Trials: 1, WindowS: 1, LowestNs: 1000, Counts: [][]int64{{0, 1, 3}, {40, 1000, 2}}}
-	m := one.draw("x", "x")
+	m := one.draw("x", "x", []bench.Event{{OffsetS: 0.5, What: "node 1 killed"}})
+	if len(m.Marks) != 1 || m.Marks[0].D != "M254 12V184" || m.Marks[0].Title != "node 1 killed" {
+		t.Errorf("the event is drawn as %+v", m.Marks)
+	}
 	want := []string{"1 to 3", "4 to 9", "10 to 31", "32 to 99", "100 to 316", "317 to 1k"}
 	for i, s := range m.Shades {
 		if i >= len(want) || s.Label != want[i] {

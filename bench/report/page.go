@@ -284,6 +284,7 @@ func words() []fact {
 		{"response time", "from when an operation was meant to start until its answer, so that waiting in the generator counts"},
 		{"closed loop, coordinated omission", "in a closed loop a client sends only after its last answer. While the server stalls nothing is sent, so one stall is recorded once a client instead of for every operation that would have come: the tail is a lower bound. With a rate, operations are due by the clock and a stall counts in full"},
 		{"p99", "the time that 99 of 100 operations did not exceed. A percentile p of n samples is greyed when n < 10/(1-p)"},
+		{"layer", "a part of the program that CPU time is told apart by: of a sampled stack the innermost function that works for itself decides. What moves, compares or hashes bytes counts for its caller, allocation, collection and scheduling for the runtime, the kernel's time for syscalls"},
 		{"wire", "a ceiling: a bare gRPC echo with the same messages and process settings and the best number of connections: what that API can do on this machine at most"},
 		{"relay", "a ceiling: wire, which first sends each put to followers over a gRPC stream each and waits for a majority: what replication over gRPC can do on this machine at most"},
 	}
