@@ -10,6 +10,12 @@ import (
 // client, the RPC, and the handler until the command is taken in.
 const StageOutside = "outside"
 
+// StageWay is the part of commit in which neither follower works on the entry: the
+// way there and back, which is network, gRPC, the lanes' queues and the turns of the
+// leader's loop. It is what is left of commit, by the leader's clock, without what
+// followers do, by theirs.
+const StageWay = "way"
+
 // StageSummary is where a variant's writes spent their time, over its valid trials.
 type StageSummary struct {
 	// Void is the number of trials in which the leader changed: they tell nothing.
@@ -20,6 +26,9 @@ type StageSummary struct {
 	// Writes are the stages of a whole write, one after the other, and StageOutside.
 	// Empty with stages off.
 	Writes []StageTime `json:"writes,omitempty"`
+	// Way is StageWay; nil without followers. Its percentiles are those of commit
+	// less those of the followers, which are not of the same writes.
+	Way *StageTime `json:"way,omitempty"`
 	// OnLeader and OnFollowers are by histogram, as in Stages.
 	OnLeader    map[string]DistributionSummary `json:"on_leader,omitempty"`
 	OnFollowers map[string]DistributionSummary `json:"on_followers,omitempty"`
@@ -48,6 +57,7 @@ type stageNames struct {
 	void                int
 	samples             uint64
 	writes              []string
+	way                 bool
 	leaders, followings map[string]bool // histograms
 }
 
@@ -97,6 +107,7 @@ func (b *blocks) setStages(t *Trial) {
 			b.set(writeFigure(w.Stages[i], of), t.Block, parts[i])
 		}
 	}
+	b.setWay(t)
 	service, ok := t.Service["put"]
 	if !ok {
 		return
@@ -106,6 +117,21 @@ func (b *blocks) setStages(t *Trial) {
 		parts := map[string][]float64{ofMean: w.Mean, ofP50: w.P50, ofP99: w.P99}[of]
 		b.set(writeFigure(StageOutside, of), t.Block, client-sum(parts))
 	}
+}
+
+// setWay puts the way there and back at a trial's block.
+func (b *blocks) setWay(t *Trial) {
+	step, stepped := t.Stages.OnFollowers["stage_step_nanos"]
+	durable, kept := t.Stages.OnFollowers["stage_durable_nanos"]
+	commit := slices.Index(t.Stages.Writes.Stages, "commit")
+	if !stepped || !kept || commit < 0 {
+		return
+	}
+	b.stages.way = true
+	w := t.Stages.Writes
+	b.set(writeFigure(StageWay, ofMean), t.Block, w.Mean[commit]-step.Mean-durable.Mean)
+	b.set(writeFigure(StageWay, ofP50), t.Block, w.P50[commit]-float64(step.P50+durable.P50))
+	b.set(writeFigure(StageWay, ofP99), t.Block, w.P99[commit]-float64(step.P99+durable.P99))
 }
 
 func (b *blocks) setDistribution(figure func(histogram, of string) string, name string, block int, d Distribution) {
@@ -129,13 +155,17 @@ func (b *blocks) stageSummary() *StageSummary {
 		return nil
 	}
 	s := &StageSummary{Void: n.void, Samples: n.samples}
-	share := func(stage, of string) Estimate {
-		return Estimate(stats.Mean(b.figures[writeFigure(stage, of)], confidence))
+	share := func(stage string) StageTime {
+		mean := func(of string) Estimate {
+			return Estimate(stats.Mean(b.figures[writeFigure(stage, of)], confidence))
+		}
+		return StageTime{Stage: stage, Mean: mean(ofMean), P50: mean(ofP50), P99: mean(ofP99)}
 	}
 	for _, stage := range n.writes {
-		s.Writes = append(s.Writes, StageTime{
-			Stage: stage, Mean: share(stage, ofMean), P50: share(stage, ofP50), P99: share(stage, ofP99),
-		})
+		s.Writes = append(s.Writes, share(stage))
+	}
+	if n.way {
+		s.Way = new(share(StageWay))
 	}
 	s.OnLeader = b.distributions(leaderFigure, n.leaders)
 	s.OnFollowers = b.distributions(followerFigure, n.followings)

@@ -93,7 +93,7 @@ var stageWords = map[string]string{
 
 var withinCommit = []struct{ figure, words string }{
 	{leaderFigure("stage_append_nanos", ofMean), "the leader's own log"},
-	{leaderFigure("round_trip_nanos", ofMean), "the network's round trip"},
+	{writeFigure(StageWay, ofMean), "the way to the followers and back"},
 	{followerFigure("reassembly_nanos", ofMean), "the arrival of an entry's fragments"},
 	{followerFigure("stage_step_nanos", ofMean), "the wait for the followers' raft"},
 	{followerFigure("stage_durable_nanos", ofMean), "the followers' log"},

@@ -15,6 +15,7 @@ import (
 // answer is an Answer with its place in words.
 type answer struct {
 	Where, Sentence, Confidence string
+	Why                         []string
 	Best                        []bestEntry // the first of them
 	More                        int         // how many more there are
 }
@@ -30,7 +31,7 @@ type fact struct{ Name, Value string }
 func (d *Data) answers() []answer {
 	var out []answer
 	for _, a := range d.Summary.Answers {
-		x := answer{Sentence: a.Sentence}
+		x := answer{Sentence: a.Sentence, Why: a.Why}
 		if a.Confidence > 0 && !strings.Contains(a.Sentence, "confidence") {
 			x.Confidence = percent(a.Confidence)
 		}

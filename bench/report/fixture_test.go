@@ -357,6 +357,9 @@ func chunkLike(seed uint64) (*Data, *maker) {
 			{Where: map[string]string{"link-delay": "1ms", "link-rate": "200MB/s"}, Best: []string{"v20"}, Confidence: 0.95, Sentence: "fragment with 1MiB is fastest."},
 		}
 	})
+	for i := range d.Summary.Variants {
+		d.Summary.Variants[i].Stages = stagesLike(&d.Summary.Variants[i])
+	}
 	return d, m
 }
 

@@ -25,6 +25,9 @@ func (d *Data) Markdown(w io.Writer) error {
 		} else {
 			fmt.Fprintf(&b, "- %s\n", md(a.Sentence))
 		}
+		for _, s := range a.Why {
+			fmt.Fprintf(&b, "  %s\n", md(s))
+		}
 	}
 	if len(d.Summary.Answers) == 0 {
 		b.WriteString("No answer: there is no valid trial to draw one from.\n")
@@ -60,6 +63,7 @@ func (d *Data) Markdown(w io.Writer) error {
 			fmt.Fprintf(&b, "- %s\n", md(s))
 		}
 	}
+	list("Stages of a write", d.stageLines())
 	d.explainMarkdown(&b)
 	list("Events", d.events())
 	list("Warnings", d.warnings())

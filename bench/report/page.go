@@ -33,6 +33,7 @@ type page struct {
 	Timelines      []panel
 	Table          *table
 	TableNotes     []string
+	Stages         *stages
 	Heatmaps       []heatmap
 	CPU            *cpuSection
 	Flames         *flameSection
@@ -57,7 +58,7 @@ func newPage(d *Data) *page {
 		Warnings: d.warnings(), Legend: c.legend(), Closed: d.closedLoop(),
 		Spectrum: c.spectrum(), Timelines: c.timelines(), Table: newTable(d),
 		Heatmaps: d.heatmaps(), CPU: d.cpuSection(), Flames: d.flames(),
-		Resources: d.resources(), Costs: d.costTable(), Usage: d.usageCharts(), Profiles: d.profiles(),
+		Stages: d.stages(), Resources: d.resources(), Costs: d.costTable(), Usage: d.usageCharts(), Profiles: d.profiles(),
 		Invalid: d.invalid(), Skipped: d.skipped(), Errors: d.errorCodes(),
 		Environment: d.environment(), Command: d.command(), Source: strings.TrimSpace(info.Source), Words: words(),
 	}

@@ -28,6 +28,9 @@ func (d *Data) Text(w io.Writer) error {
 			b.WriteString("  ")
 		}
 		fmt.Fprintf(&b, "%s\n", plain(a.Sentence))
+		for _, s := range a.Why {
+			fmt.Fprintf(&b, "    %s\n", plain(s))
+		}
 	}
 	if len(d.Summary.Answers) == 0 {
 		b.WriteString("  No answer: there is no valid trial to draw one from.\n")
@@ -55,6 +58,7 @@ func (d *Data) Text(w io.Writer) error {
 			fmt.Fprintf(&b, "  - %s\n", plain(s))
 		}
 	}
+	list("Stages of a write", d.stageLines())
 	list("Events", d.events())
 	list("Warnings", d.warnings())
 	list("Invalid trials, left out of the figures", d.invalid())
