@@ -30,6 +30,9 @@ const (
 	othersShare = 0.1
 )
 
+// lateAfterThinking is no more than a warning: who sends late only thinks longer.
+const lateAfterThinking = "clients sent late after thinking: the generator's lag is a part of p99, and service times are without it"
+
 // auditStart returns what is wrong with where and how a run begins.
 func auditStart(e *Environment, blocks int) []string {
 	var warnings []string

@@ -71,20 +71,17 @@ func steadySentence(verdict stats.Steadiness, drift stats.Estimate, what string,
 
 // auditSteady says how many trials of a run were not steady.
 func auditSteady(trials []Trial) []string {
-	var judged, drifted, unsure int
+	count := map[stats.Steadiness]int{}
+	all := 0
 	for i := range trials {
-		switch stats.Steadiness(trials[i].Steady) {
-		case stats.Steady:
-			judged++
-		case stats.Unsteady:
-			judged++
-			drifted++
-		case stats.Unsure:
-			unsure++
+		if s := trials[i].Steady; s != "" {
+			count[stats.Steadiness(s)]++
+			all++
 		}
 	}
-	if drifted == 0 {
+	if count[stats.Unsteady] == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("%d of %d trials were not in a steady state, and of %d more it is not known; a longer warm-up may help", drifted, judged, unsure)}
+	return []string{fmt.Sprintf("%d of %d trials were not in a steady state, and of %d it is not known; a longer warm-up or window may help",
+		count[stats.Unsteady], all, count[stats.Unsure])}
 }

@@ -56,7 +56,7 @@ func TestJudgeSteady(t *testing.T) {
 func TestAuditSteady(t *testing.T) {
 	trials := []Trial{{Steady: "true"}, {Steady: "false"}, {Steady: "unknown"}, {Steady: "unknown"}, {}, {Steady: "false"}}
 	got := auditSteady(trials)
-	if len(got) != 1 || !strings.HasPrefix(got[0], "2 of 3 trials were not in a steady state, and of 2 more it is not known") {
+	if len(got) != 1 || !strings.HasPrefix(got[0], "2 of 5 trials were not in a steady state, and of 2 it is not known") {
 		t.Errorf("%q", got)
 	}
 	if got := auditSteady(trials[2:5]); got != nil {

@@ -362,7 +362,7 @@ func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
 		case l.Rate > 0:
 			t.Valid, t.Problem = false, problem
 		default:
-			t.warn(problem) // who sends late after thinking only thinks longer
+			t.warn(lateAfterThinking)
 		}
 	}
 	if p, ok := t.Processes[processGenerator]; ok {

@@ -21,11 +21,11 @@ func series(r *rand.Rand, n int, drift, noise, repeats float64) []float64 {
 }
 
 // verdicts counts, as shares, the verdicts on many series.
-func verdicts(simulations int, make func(r *rand.Rand) []float64) map[Steadiness]float64 {
+func verdicts(simulations int, draw func(r *rand.Rand) []float64) map[Steadiness]float64 {
 	r := rand.New(rand.NewPCG(1, 2))
 	shares := map[Steadiness]float64{}
 	for range simulations {
-		s, _ := SteadyState(make(r))
+		s, _ := SteadyState(draw(r))
 		shares[s] += 1 / float64(simulations)
 	}
 	return shares
