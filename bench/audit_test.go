@@ -5,7 +5,6 @@ import (
 	"math"
 	"os/exec"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -155,25 +154,6 @@ func TestAuditGenerator(t *testing.T) {
 	}
 	if got := auditGenerator(1.1, 1, 2); got != "the generator used 55 % of all CPU time" {
 		t.Errorf("55 %%: %q", got)
-	}
-}
-
-func TestSampleKeys(t *testing.T) {
-	acked := make([]uint64, 100)
-	for i := 0; i < 100; i += 2 {
-		acked[i] = 5
-	}
-	if got := sampleKeys(acked, 60); len(got) != 50 || got[1] != 2 {
-		t.Errorf("all: %v", got)
-	}
-	got := sampleKeys(acked, 10)
-	if len(got) != 10 || !slices.IsSorted(got) || got[9] < 80 {
-		t.Errorf("sample: %v", got)
-	}
-	for _, key := range got {
-		if acked[key] == 0 {
-			t.Errorf("key %d was not acknowledged", key)
-		}
 	}
 }
 

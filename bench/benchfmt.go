@@ -25,6 +25,9 @@ func writeResults(w io.Writer, run *Run) error {
 	for _, unit := range []string{"p50-latency-ns", "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns", "wire-B/op", "fsyncs/op"} {
 		fmt.Fprintf(&b, "Unit %s better=lower\n", unit)
 	}
+	if slices.ContainsFunc(run.Trials, func(t Trial) bool { return t.OutageNs > 0 }) {
+		fmt.Fprintf(&b, "Unit %s better=lower\nUnit %s better=lower\nUnit %s better=lower\n", MetricOutage, MetricRecover, failedOps)
+	}
 	variants := map[string]*Variant{}
 	for i := range run.Variants {
 		variants[run.Variants[i].ID] = &run.Variants[i]
@@ -56,6 +59,13 @@ func writeResult(b *strings.Builder, run *Run, v *Variant, t *Trial) {
 		if x, ok := c.of(t); ok {
 			value(x, c.Unit)
 		}
+	}
+	if t.OutageNs > 0 {
+		value(float64(t.OutageNs), MetricOutage)
+		value(float64(t.Errors), failedOps)
+	}
+	if t.RecoverNs != nil {
+		value(float64(*t.RecoverNs), MetricRecover)
 	}
 	b.WriteByte('\n')
 }

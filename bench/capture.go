@@ -35,8 +35,8 @@ const (
 // sample is what processes and nodes have counted so far.
 type sample struct {
 	usage    map[string]*labv1.UsageResponse
-	counters map[string]uint64
-	largest  uint64 // frame sent, bytes
+	counters map[*cluster.Node]map[string]uint64 // a node that was restarted is another
+	largest  uint64                              // frame sent, bytes
 	stages   map[uint64]*nodeStages
 }
 
@@ -72,7 +72,7 @@ func (p *probe) close() error {
 
 // take reads everything at once; what cannot be read is missing.
 func (p *probe) take(ctx context.Context) sample {
-	s := sample{usage: map[string]*labv1.UsageResponse{}, counters: map[string]uint64{}, stages: map[uint64]*nodeStages{}}
+	s := sample{usage: map[string]*labv1.UsageResponse{}, counters: map[*cluster.Node]map[string]uint64{}, stages: map[uint64]*nodeStages{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	if p.cluster != nil {
@@ -82,7 +82,7 @@ func (p *probe) take(ctx context.Context) sample {
 					stages := p.readStages(ctx, n)
 					mu.Lock()
 					defer mu.Unlock()
-					s.add(st)
+					s.add(n, st)
 					if stages != nil {
 						s.stages[n.ID] = stages.is(st)
 					}
@@ -113,9 +113,11 @@ func processUsage(pid int) (*labv1.UsageResponse, error) {
 }
 
 // add counts in one node's counters.
-func (s *sample) add(st *clusterv1.StatusResponse) {
+func (s *sample) add(of *cluster.Node, st *clusterv1.StatusResponse) {
+	counters := map[string]uint64{}
+	s.counters[of] = counters
 	for name, n := range st.GetCounters() {
-		s.counters[name] += n
+		counters[name] += n
 	}
 	for _, t := range st.GetTransport() {
 		for name, n := range map[string]uint64{
@@ -124,7 +126,7 @@ func (s *sample) add(st *clusterv1.StatusResponse) {
 			"fragments_sent": t.GetFragmentsSent(), "bytes_sent": t.GetBytesSent(), "wire_bytes_sent": t.GetWireBytesSent(), "refusals": t.GetRefusals(),
 			"snapshots_sent": t.GetSnapshotsSent(),
 		} {
-			s.counters[name] += n
+			counters[name] += n
 		}
 		s.largest = max(s.largest, t.GetLargestFrameSentBytes())
 	}
@@ -148,9 +150,11 @@ func (s sample) since(before sample) (map[string]Process, map[string]uint64) {
 		}
 	}
 	counters := map[string]uint64{}
-	for name, n := range s.counters {
-		// A node that ended took its counters with it.
-		counters[name] = n - min(n, before.counters[name])
+	for of, now := range s.counters {
+		for name, n := range now {
+			// A node that ended took its counters with it.
+			counters[name] += n - min(n, before.counters[of][name])
+		}
 	}
 	if s.largest > 0 {
 		counters["largest_frame_sent_bytes"] = s.largest

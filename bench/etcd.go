@@ -42,5 +42,5 @@ func (b *rig) openEtcd(ctx context.Context) error {
 	if b.target, err = b.openTarget(l.Target, l.Read); err != nil {
 		return err
 	}
-	return b.preload(ctx, TargetEtcd)
+	return b.preload(ctx)
 }

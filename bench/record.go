@@ -170,10 +170,14 @@ type Trial struct {
 	OutageNs  int64  `json:"outage_ns,omitempty"`
 	RecoverNs *int64 `json:"recover_ns,omitempty"`
 
-	// Verified keys were read back: each one's mod revision was at least the
-	// highest acknowledged. Violations list those that were not.
-	VerifiedKeys int      `json:"verified_keys"`
-	Violations   []string `json:"violations,omitempty"`
+	// AckedKeys had an operation acknowledged, warm-up and drain included; VerifiedKeys
+	// of them were read back after the window, all unless there was no time, and each
+	// one's mod revision was at least the highest acknowledged. Histories are what
+	// --verify found; nil without it. Violations tell what was found wrong by either.
+	AckedKeys    int           `json:"acked_keys"`
+	VerifiedKeys int           `json:"verified_keys"`
+	Histories    *HistoryCheck `json:"histories,omitempty"`
+	Violations   []string      `json:"violations,omitempty"`
 
 	// Processes are the nodes ("node1"...), "generator", and "wire" or "relay" with
 	// its followers ("follower2"...); or "process",

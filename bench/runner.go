@@ -28,6 +28,9 @@ type Options struct {
 	Endpoints []string
 	// NoProfiles leaves the profile block out.
 	NoProfiles bool
+	// Verify records the histories of some keys in each trial, and checks that they
+	// are linearizable.
+	Verify bool
 	// Progress, if not nil, is called for each interval of a trial and at the end
 	// of each trial, on the runner's goroutine.
 	Progress func(Progress)

@@ -94,28 +94,32 @@ func (b *rig) openCluster(ctx context.Context) error {
 	if b.target, err = b.openTarget(s.Load.Target, s.Load.Read); err != nil {
 		return err
 	}
-	// Preload by the fastest way there is; what drives the window drives that alone.
-	fast := TargetPipeline
-	if s.Load.Target == TargetDirect {
-		fast = TargetDirect
-	}
-	return b.preload(ctx, fast)
+	return b.preload(ctx)
 }
 
-// preload writes all keys by the given target if some are going to be read.
-func (b *rig) preload(ctx context.Context, by string) error {
-	s := &b.variant.Settings
-	if s.Load.Op == "put" {
+// preload writes all keys if some are going to be read.
+func (b *rig) preload(ctx context.Context) error {
+	if b.variant.Settings.Load.Op == "put" {
 		return nil
 	}
-	filler, err := b.openTarget(by, "")
+	filler, cfg, err := b.openFast(b.loadConfig())
 	if err != nil {
 		return err
 	}
-	cfg := b.loadConfig()
-	cfg.OpsPerMessage = max(1, min(preloadOps, (1<<20)/(s.Load.ValueSize.Most()+1)))
 	cfg.Clients = min(cfg.Clients, 16)
 	return load.Preload(ctx, cfg, filler)
+}
+
+// openFast makes the fastest target there is, for what is not measured: what
+// drives the window drives that alone. It returns the config with messages for it.
+func (b *rig) openFast(cfg load.Config) (target.Target, load.Config, error) {
+	fast := TargetPipeline
+	if own := b.variant.Settings.Load.Target; own == TargetDirect || own == TargetEtcd {
+		fast = own
+	}
+	cfg.OpsPerMessage = max(1, min(fastOps, (1<<20)/(b.variant.Settings.Load.ValueSize.Most()+1)))
+	t, err := b.openTarget(fast, "")
+	return t, cfg, err
 }
 
 // openTarget makes a target of the rig's cluster; it is closed with the rig.
@@ -129,7 +133,7 @@ func (b *rig) openTarget(name, read string) (target.Target, error) {
 		o.Endpoints, o.Dialer = b.cluster.Endpoints(), b.cluster.Dialer()
 	}
 	if name != TargetUnary {
-		o.OpsPerMessage = max(s.Load.OpsPerMsg, preloadOps)
+		o.OpsPerMessage = max(s.Load.OpsPerMsg, fastOps)
 	}
 	if name == TargetDirect {
 		for _, n := range b.cluster.Nodes() {
@@ -147,8 +151,8 @@ func (b *rig) openTarget(name, read string) (target.Target, error) {
 	return t, nil
 }
 
-// Most operations of a message that preloads.
-const preloadOps = 64
+// Most operations of a message to or from openFast's target.
+const fastOps = 64
 
 // loadConfig is the load of the variant.
 func (b *rig) loadConfig() load.Config {
@@ -168,6 +172,9 @@ func (b *rig) loadConfig() load.Config {
 		// Not fresh: what a trial reads and checks has to be its own.
 		cfg.KeyPrefix = fmt.Sprintf("%s%d-%d/", b.variant.ID, b.job.block, b.r.Seed%1000)
 		cfg.KeySize = cfg.KeySize.AtLeast(len(cfg.KeyPrefix) + len(strconv.Itoa(l.Keys)))
+	}
+	if b.r.Verify && b.job.kind == TrialMeasured {
+		cfg.Sample = historyKeys
 	}
 	if b.r.Matrix.hasEvents() {
 		cfg.Completions = maxCompletions
@@ -421,90 +428,6 @@ func (b *rig) problem(ctx context.Context, rec *load.Recording) string {
 		}
 	}
 	return problem
-}
-
-// Most keys of a trial that are read back.
-const verifySample = 256
-
-// verify reads acknowledged keys back: what was acknowledged must be there.
-func (b *rig) verify(ctx context.Context, t *Trial, cfg load.Config, rec *load.Recording) (err error) {
-	if b.echo != nil {
-		return nil // it keeps nothing
-	}
-	reader := b.target
-	if b.variant.Settings.Load.Read == "stale" {
-		if reader, err = b.openTarget(b.variant.Settings.Load.Target, ""); err != nil {
-			return err
-		}
-	}
-	keys := sampleKeys(rec.Acked, verifySample)
-	ctx, cancel := context.WithTimeout(ctx, startTime)
-	defer cancel()
-	sessions := min(8, max(1, len(keys)))
-	errs := make([]error, sessions)
-	violations := make([][]string, sessions)
-	var wg sync.WaitGroup
-	for i := range sessions {
-		wg.Go(func() {
-			part := keys[i*len(keys)/sessions : (i+1)*len(keys)/sessions]
-			violations[i], errs[i] = readBack(ctx, reader, cfg, i, part, rec.Acked)
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("verification: %w", err)
-	}
-	t.VerifiedKeys = len(keys)
-	t.Violations = slices.Concat(violations...)
-	if len(t.Violations) > 0 {
-		t.Valid = false
-		t.Problem = fmt.Sprintf("%d acknowledged writes are lost; the first: %s", len(t.Violations), t.Violations[0])
-	}
-	return nil
-}
-
-// sampleKeys picks at most n of the keys that were acknowledged, evenly.
-func sampleKeys(acked []uint64, n int) []int {
-	var keys []int
-	for key, revision := range acked {
-		if revision > 0 {
-			keys = append(keys, key)
-		}
-	}
-	if len(keys) <= n {
-		return keys
-	}
-	picked := make([]int, n)
-	for i := range picked {
-		picked[i] = keys[i*len(keys)/n]
-	}
-	return picked
-}
-
-// readBack reads keys and says which show less than was acknowledged.
-func readBack(ctx context.Context, from load.Target, cfg load.Config, client int, keys []int, acked []uint64) (violations []string, err error) {
-	if len(keys) == 0 {
-		return nil, nil
-	}
-	session, err := from.Open(ctx, client)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, session.Close()) }()
-	for _, key := range keys {
-		op := load.Op{Kind: load.Get, Key: cfg.AppendKey(nil, key)}
-		var result [1]load.Result
-		if err := session.Do(ctx, []load.Op{op}, result[:]); err != nil {
-			return nil, err
-		}
-		if result[0].Err != nil {
-			return nil, result[0].Err
-		}
-		if got := result[0].ModRevision; got < acked[key] {
-			violations = append(violations, fmt.Sprintf("key %s has mod revision %d, acknowledged was %d", op.Key, got, acked[key]))
-		}
-	}
-	return violations, nil
 }
 
 // close takes everything down, the last first.

@@ -25,7 +25,7 @@ func newRecording(rate float64, opsPerMessage int) *recording {
 	r := &recording{g: g, stream: g.work.stream(0), results: make([]Result, opsPerMessage)}
 	r.stream.message()
 	for i := range r.results {
-		r.results[i] = Result{ModRevision: uint64(i) + 1, Found: true, ValueBytes: 32}
+		r.results[i] = Result{ModRevision: uint64(i) + 1, Found: true, Value: make([]byte, 32)}
 	}
 	return r
 }

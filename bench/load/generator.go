@@ -61,6 +61,7 @@ func run(ctx context.Context, cfg Config, target Target, onInterval func(Interva
 	paced := cfg.open() || cfg.ThinkTime > 0
 	g.fine = fine && paced
 	g.rec = newRecorder(runtime.GOMAXPROCS(0), cfg.Keys, paced)
+	g.rec.sampler = newSampler(cfg.Sample, cfg.Keys)
 	for i := range g.rec.shards {
 		g.rec.shards[i].most = cfg.Completions / len(g.rec.shards)
 	}
@@ -81,7 +82,7 @@ func run(ctx context.Context, cfg Config, target Target, onInterval func(Interva
 	done := make(chan struct{})
 	var clients sync.WaitGroup
 	for i, s := range sessions {
-		clients.Go(func() { g.client(ops, s, streams[i], g.rec.shard(i)) })
+		clients.Go(func() { g.client(ops, i, s, streams[i]) })
 	}
 	go func() {
 		clients.Wait()
@@ -128,8 +129,11 @@ func (g *generator) now() time.Duration { return time.Since(g.base) }
 
 // client sends one client's messages until the window is over. It allocates
 // nothing an operation unless it fails.
-func (g *generator) client(ctx context.Context, session Session, stream *stream, shard *shard) {
+func (g *generator) client(ctx context.Context, number int, session Session, stream *stream) {
 	var (
+		shard   = g.rec.shard(number)
+		sampler = g.rec.sampler
+		sampled = make([]*Access, g.cfg.OpsPerMessage)
 		alarm   alarm
 		out     outcome
 		results = make([]Result, g.cfg.OpsPerMessage)
@@ -162,9 +166,15 @@ func (g *generator) client(ctx context.Context, session Session, stream *stream,
 		}
 
 		clear(results)
+		if sampler != nil {
+			sampler.begin(sampled, stream.index, start-g.from)
+		}
 		err := session.Do(ctx, ops, results)
 
 		end := g.now()
+		if sampler != nil {
+			sampler.end(sampled, number, ops, results, err, end-g.from)
+		}
 		out.response, out.service = end-intended, end-start
 		out.due, out.end = intended-g.from, end-g.from
 		out.delay, out.lag = start-intended, start-max(intended, ready)
@@ -219,7 +229,7 @@ func (g *generator) sort(out *outcome, stream *stream, results []Result, err err
 		out.valueBytes += int64(len(stream.ops[i].Value))
 		if kind == Get && r.Found {
 			out.found++
-			out.valueBytes += int64(r.ValueBytes)
+			out.valueBytes += int64(len(r.Value))
 		}
 		g.rec.acknowledge(stream.index[i], r.ModRevision)
 	}

@@ -48,11 +48,11 @@ type Result struct {
 	// ModRevision is the store's revision that last changed the key; 0 when
 	// there is no such key or the target has no revisions.
 	ModRevision uint64
-	// Found tells whether a get found its key, and ValueBytes the size of what it
-	// found.
-	Found      bool
-	ValueBytes int
-	Err        error
+	// Found tells whether a get found its key, and Value is what it found: the
+	// session's, and good until its next Do.
+	Found bool
+	Value []byte
+	Err   error
 }
 
 // Session is one client of a target. It is used by one goroutine at a time.
@@ -115,6 +115,8 @@ type Config struct {
 	// Completions is how many messages Recording.Completions has at most, 24 bytes
 	// each; 0 for none.
 	Completions int
+	// Sample is how many keys Recording.Histories has at most, 56 KB each; 0 for none.
+	Sample int
 	// Drain is how long operations under way are waited for after the window;
 	// 0 means ten seconds.
 	Drain time.Duration
@@ -159,6 +161,8 @@ func (c Config) Validate() error {
 		return fail("interval", c.Interval, "must not be negative")
 	case c.Completions < 0:
 		return fail("completions", c.Completions, "must not be negative")
+	case c.Sample < 0:
+		return fail("sample", c.Sample, "must not be negative")
 	case c.Drain < 0:
 		return fail("drain", c.Drain, "must not be negative")
 	}

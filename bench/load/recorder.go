@@ -162,8 +162,9 @@ type shard struct {
 
 // recorder takes in outcomes from all clients.
 type recorder struct {
-	shards []shard
-	acked  []atomic.Uint64 // by key index
+	shards  []shard
+	acked   []atomic.Uint64 // by key index
+	sampler *sampler
 }
 
 func newRecorder(shards, keys int, paced bool) *recorder {

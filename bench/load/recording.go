@@ -45,6 +45,9 @@ type Recording struct {
 	// Completions are the messages behind Operations, in the order in which they were
 	// answered. They are empty when Config.Completions is too few for them.
 	Completions []Completion
+	// Histories are of the sampled keys to which anything happened, warm-up and drain
+	// included.
+	Histories []History
 
 	counts *counts
 	lines  []byte // the interval lines of the .hlog
@@ -136,6 +139,7 @@ func (r *Recording) finish(rec *recorder) {
 			r.Errors += n
 		}
 	}
+	r.Histories = rec.sampler.histories()
 	if completions, all := rec.completions(); all {
 		r.Completions = completions
 	}

@@ -137,7 +137,7 @@ func TestValueBytesAreWhatWasMoved(t *testing.T) {
 			for i, op := range ops {
 				moved += uint64(len(op.Value))
 				if op.Kind == Get {
-					results[i].Found, results[i].ValueBytes = true, 11
+					results[i].Found, results[i].Value = true, make([]byte, 11)
 					moved += 11
 				}
 			}

@@ -67,6 +67,9 @@ func csvEstimates() []csvEstimate {
 		{"p99_ns", func(v *bench.VariantSummary) bench.Estimate { return v.P99Ns }},
 		{"p999_ns", func(v *bench.VariantSummary) bench.Estimate { return v.P999Ns }},
 		{"max_ns", func(v *bench.VariantSummary) bench.Estimate { return v.MaxNs }},
+		{"outage_ns", func(v *bench.VariantSummary) bench.Estimate { return v.OutageNs }},
+		{"recover_ns", func(v *bench.VariantSummary) bench.Estimate { return v.RecoverNs }},
+		{"errors_a_trial", func(v *bench.VariantSummary) bench.Estimate { return v.ErrorsATrial }},
 		{"ratio", func(v *bench.VariantSummary) bench.Estimate { return v.Ratio }},
 	}
 	for _, target := range bench.CeilingTargets {

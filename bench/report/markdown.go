@@ -69,6 +69,7 @@ func (d *Data) Markdown(w io.Writer) error {
 	list("Warnings", d.warnings())
 	list("Invalid trials", d.invalid())
 	list("Skipped cells", d.skipped())
+	list("Checked", d.checked())
 	b.WriteString("\n## Where and how\n\n| | |\n|---|---|\n")
 	for _, f := range d.environment() {
 		fmt.Fprintf(&b, "| %s | %s |\n", md(f.Name), md(f.Value))

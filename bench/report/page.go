@@ -16,6 +16,7 @@ type page struct {
 	Facts          []fact // the strip below the title
 	Incomplete     string
 	Violations     []string
+	Checked        []string
 	Answers        []answer
 	Judged         *judged
 	Noise          []string
@@ -54,13 +55,13 @@ func newPage(d *Data) *page {
 	info, run := d.Run.Experiment, d.Run
 	p := &page{
 		Name: info.Name, Question: info.Question,
-		Incomplete: d.incomplete(), Violations: d.violations(), Answers: d.answers(), Judged: d.judged(), Noise: d.noise(),
+		Incomplete: d.incomplete(), Violations: d.violations(), Checked: d.checked(), Answers: d.answers(), Judged: d.judged(), Noise: d.noise(),
 		Warnings: d.warnings(), Legend: c.legend(), Closed: d.closedLoop(),
 		Spectrum: c.spectrum(), Timelines: c.timelines(), Table: newTable(d),
 		Heatmaps: d.heatmaps(), CPU: d.cpuSection(), Flames: d.flames(),
 		Stages: d.stages(), Resources: d.resources(), Costs: d.costTable(), Usage: d.usageCharts(), Profiles: d.profiles(),
 		Invalid: d.invalid(), Skipped: d.skipped(), Errors: d.errorCodes(),
-		Environment: d.environment(), Command: d.command(), Source: strings.TrimSpace(info.Source), Words: words(),
+		Environment: d.environment(), Command: d.command(), Source: strings.TrimSpace(info.Source), Words: slices.Concat(words(), d.outageWords()),
 	}
 	p.Throughput, p.ThroughputNote = c.throughput()
 	p.Latency, p.LatencyNote = c.latencies()

@@ -158,6 +158,10 @@ func newTable(d *Data) *table {
 	if joins(d) {
 		add("catch-up", "how long a node that joined took to have all data; median over the blocks in which it had before the window ended")
 	}
+	if outages(d) {
+		add("no service", "longest time between two answers at an event; median over blocks")
+		add("recovered", "how long after an event service was as before; median over the blocks in which it was in time")
+	}
 	add("errors", "operations that failed, all blocks")
 	for _, target := range ceilings {
 		add("of "+target, "throughput over that of target "+target+" with the same load")
@@ -266,7 +270,12 @@ func figures(d *Data, v *bench.VariantSummary, big bool, ceilings []string, verd
 	if joins(d) {
 		estimate(v.CatchUpS, func(s float64) string { return latency(s * 1e9) }, false, true)
 	}
-	out = append(out, cell{Text: count(float64(v.Errors)), Sort: float64(v.Errors), Class: map[bool]string{true: "bad"}[v.Errors > 0]})
+	if outages(d) {
+		estimate(v.OutageNs, latency, false, true)
+		estimate(v.RecoverNs, recovery, false, true)
+		unrecovered(v, &out[len(out)-1])
+	}
+	out = append(out, cell{Text: count(float64(v.Errors)), Sort: float64(v.Errors), Title: errorsATrial(v.ErrorsATrial), Class: map[bool]string{true: "bad"}[v.Errors > 0]})
 	for _, target := range ceilings {
 		if share := ceiling(v, target); share != nil && v.Viable {
 			estimate(share.Fraction, percent, false, false)

@@ -63,6 +63,7 @@ func (d *Data) Text(w io.Writer) error {
 	list("Warnings", d.warnings())
 	list("Invalid trials, left out of the figures", d.invalid())
 	list("Skipped cells", d.skipped())
+	list("Checked", d.checked())
 	if d.Dir != "" {
 		fmt.Fprintf(&b, "\nRun folder: %s\n", plain(d.Dir))
 	}

@@ -55,7 +55,7 @@ func (c *chart) timeline(v bench.Variant, n int) (panel, bool) {
 	tail := logScale(lo, hi, tailBottom, tailTop)
 	p := panel{
 		ID: fmt.Sprintf("tl%d", n), Title: v.ID + " " + variantName(c.d, v), W: timeW, H: timeH,
-		Plot: newRect(timeLeft, rateTop, timeW-timeRight, tailBottom),
+		Plot: newRect(timeLeft, rateTop, timeW-timeRight, tailBottom), Notes: planned(v),
 		Desc: fmt.Sprintf("%d blocks over %s; at most %s operations a second, p99 up to %s",
 			len(trials), seconds(end), count(top), latency(hi)),
 	}

@@ -57,7 +57,7 @@ func (s *unarySession) Do(ctx context.Context, ops []load.Op, results []load.Res
 		op, r := &ops[i], &results[i]
 		if op.Kind == load.Get {
 			resp, err := s.client.Get(ctx, op.Key, s.read)
-			*r = load.Result{ModRevision: resp.GetModRevision(), Found: resp.GetFound(), ValueBytes: len(resp.GetValue()), Err: err}
+			*r = load.Result{ModRevision: resp.GetModRevision(), Found: resp.GetFound(), Value: resp.GetValue(), Err: err}
 			continue
 		}
 		resp, err := s.client.Put(ctx, op.Key, op.Value)
@@ -139,7 +139,7 @@ func (h *pipelineHalf) do(ctx context.Context, ops []load.Op, results []load.Res
 		return errAnswers
 	}
 	for i, a := range answers {
-		results[i] = load.Result{ModRevision: a.GetModRevision(), Found: a.GetFound(), ValueBytes: len(a.GetValue()), Err: client.ResultError(a)}
+		results[i] = load.Result{ModRevision: a.GetModRevision(), Found: a.GetFound(), Value: a.GetValue(), Err: client.ResultError(a)}
 	}
 	return nil
 }

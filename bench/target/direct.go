@@ -150,7 +150,7 @@ func (s *directSession) Do(ctx context.Context, ops []load.Op, results []load.Re
 			continue
 		}
 		item, _, found := reader.Store().Get(ops[i].Key)
-		results[i] = load.Result{ModRevision: item.ModRevision, Found: found, ValueBytes: len(item.Value)}
+		results[i] = load.Result{ModRevision: item.ModRevision, Found: found, Value: item.Value}
 	}
 	return nil
 }

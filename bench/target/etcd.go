@@ -120,7 +120,7 @@ func (s *etcdSession) one(ctx context.Context, op *load.Op) load.Result {
 		if len(resp.Kvs) == 0 {
 			return load.Result{}
 		}
-		return load.Result{ModRevision: uint64(resp.Kvs[0].GetModRevision()), Found: true}
+		return load.Result{ModRevision: uint64(resp.Kvs[0].GetModRevision()), Found: true, Value: resp.Kvs[0].GetValue()}
 	}
 	resp, err := s.kv.Put(ctx, string(op.Key), string(op.Value))
 	if err != nil {

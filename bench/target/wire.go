@@ -83,7 +83,7 @@ func (s *wireUnary) Do(ctx context.Context, ops []load.Op, results []load.Result
 		if op.Kind == load.Get {
 			s.getRequest.Key = op.Key
 			err := s.conn.Invoke(ctx, kvv1.KV_Get_FullMethodName, &s.getRequest, &s.getResponse, s.calls...)
-			results[i] = load.Result{ModRevision: s.getResponse.ModRevision, Found: err == nil && s.getResponse.Found, ValueBytes: len(s.getResponse.Value), Err: err}
+			results[i] = load.Result{ModRevision: s.getResponse.ModRevision, Found: err == nil && s.getResponse.Found, Value: s.getResponse.Value, Err: err}
 			continue
 		}
 		s.putRequest.Key, s.putRequest.Value = op.Key, op.Value
@@ -164,7 +164,7 @@ func (s *wireStream) Do(ctx context.Context, ops []load.Op, results []load.Resul
 		return err
 	}
 	for i, a := range s.response.Results {
-		results[i] = load.Result{ModRevision: a.ModRevision, Found: a.Found, ValueBytes: len(a.Value)}
+		results[i] = load.Result{ModRevision: a.ModRevision, Found: a.Found, Value: a.Value}
 	}
 	return nil
 }

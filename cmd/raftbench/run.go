@@ -35,6 +35,7 @@ type runFlags struct {
 	serverBin  string
 	strict     bool
 	noProfiles bool
+	verify     bool
 	ceilings   []string
 	profile    string
 	output     string
@@ -63,6 +64,7 @@ leaves a run folder with the report, which docs/runs.md describes.`,
 	flags.StringVar(&f.serverBin, "server-bin", "", "the raftkv to start for topology processes (default: beside raftbench, then PATH); --vary server-bin=A,B compares two")
 	flags.StringSliceVar(&f.ceilings, "ceiling", nil, "what to measure as bounds beside: "+strings.Join(bench.CeilingTargets, ", ")+", or none (default: the experiment's)")
 	flags.BoolVar(&f.strict, "strict", false, "exit 5 when a trial is invalid")
+	flags.BoolVar(&f.verify, "verify", false, "record what clients saw of some keys, and check that it is linearizable; exit 1 when it is not")
 	flags.BoolVar(&f.noProfiles, "no-profiles", false, "leave out the block of trials that profiles are taken in")
 	flags.StringVar(&f.profile, "profile", "", "profile raftbench itself for the whole run: "+strings.Join(profileNames(), ", ")+"; needs --no-profiles")
 	outputFlag(cmd, &f.output)
@@ -190,7 +192,7 @@ func runExperiment(cmd *cobra.Command, f *runFlags, name string) error {
 	}
 	o := bench.Options{
 		Experiment: e, Matrix: m, Seed: f.seed, Command: append([]string{"raftbench"}, os.Args[1:]...),
-		Build: bench.Stamped(commit, dirty), Endpoints: f.endpoints, NoProfiles: f.noProfiles,
+		Build: bench.Stamped(commit, dirty), Endpoints: f.endpoints, NoProfiles: f.noProfiles, Verify: f.verify,
 	}
 	if o.SelfBin, err = selfBin(); err != nil {
 		return err
@@ -256,6 +258,7 @@ func (f *runFlags) finish(cmd *cobra.Command, o *bench.Options, run *bench.Run, 
 // judge tells whether a run that was completed is worth something.
 func (f *runFlags) judge(run *bench.Run) error {
 	operations, viable, invalid, problem := uint64(0), 0, 0, ""
+	var violations []string
 	for i := range run.Trials {
 		t := &run.Trials[i]
 		if t.Kind != bench.TrialMeasured {
@@ -265,6 +268,7 @@ func (f *runFlags) judge(run *bench.Run) error {
 		if t.Viable {
 			viable++
 		}
+		violations = append(violations, t.Violations...)
 		if t.Viable && !t.Valid {
 			invalid++
 		}
@@ -273,6 +277,8 @@ func (f *runFlags) judge(run *bench.Run) error {
 		}
 	}
 	switch {
+	case len(violations) > 0:
+		return fmt.Errorf("%d violations: what clients were told does not hold; the first: %s", len(violations), violations[0])
 	case operations == 0:
 		return fmt.Errorf("no operation was acknowledged in any trial: %s", problem)
 	case viable == 0:

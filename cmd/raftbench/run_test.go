@@ -355,7 +355,7 @@ metric: outage-ns
 ceiling: none
 measure: {warmup: 100ms, duration: 3s, blocks: 1, profile: 0s}
 `)
-	code, _, stderr := cli(t.Context(), "run", source, "--out", dir, "--server-bin", filepath.Join(bin, "raftkv"))
+	code, _, stderr := cli(t.Context(), "run", source, "--verify", "--out", dir, "--server-bin", filepath.Join(bin, "raftkv"))
 	if code != exitDone || !strings.Contains(stderr, "skipped events=kill follower at 500ms; restart killed at 1.5s storage=memory: events restarts a node, which needs storage wal") {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
@@ -373,6 +373,9 @@ measure: {warmup: 100ms, duration: 3s, blocks: 1, profile: 0s}
 		}
 		if trial.VerifiedKeys == 0 || len(trial.Violations) > 0 || trial.OutageNs <= 0 {
 			t.Errorf("%s: %d keys verified, %v, outage %d; %s", plan, trial.VerifiedKeys, trial.Violations, trial.OutageNs, trial.Problem)
+		}
+		if h := trial.Histories; h == nil || h.Keys != 50 || h.Operations < 100 || len(h.Files) > 0 {
+			t.Errorf("%s: histories %+v", plan, h)
 		}
 		var did []string
 		for _, e := range trial.Events {

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"raftlab/bench"
+	"raftlab/kv/client/clienttest"
+	kvv1 "raftlab/proto/raftlab/kv/v1"
+)
+
+const verified = `
+name: verified
+question: Does it keep its promises?
+fixed: {op: mixed, target: pipeline, keys: 16, clients: 8}
+ceiling: none
+measure: {warmup: 0s, duration: 300ms, blocks: 1, profile: 0s}
+`
+
+// A cluster that now and then acknowledges a write without doing it, or answers
+// a read from the past, fails the run, and what shows it is kept.
+func TestVerifyFindsViolations(t *testing.T) {
+	for name, fault := range map[string]func(answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, req *kvv1.StreamRequest) *kvv1.StreamResponse{
+		"none": nil,
+		"lost write": func(answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, req *kvv1.StreamRequest) *kvv1.StreamResponse {
+			op := req.GetOperations()[0]
+			if op.GetKind() != kvv1.OperationKind_OPERATION_KIND_PUT {
+				return answer(req)
+			}
+			// Done to another key: the answer is as good as any.
+			return answer(&kvv1.StreamRequest{Operations: []*kvv1.Operation{{Id: op.GetId(), Kind: op.GetKind(), Key: []byte("elsewhere"), Value: op.GetValue()}}})
+		},
+		"stale read": func(answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, req *kvv1.StreamRequest) *kvv1.StreamResponse {
+			resp := answer(req)
+			if r := resp.GetResults()[0]; r.GetKind() == kvv1.OperationKind_OPERATION_KIND_GET && r.GetModRevision() > 1 {
+				r.ModRevision--
+			}
+			return resp
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := clienttest.Start(t, 1)
+			var messages atomic.Int64
+			node := cluster.Node(1)
+			node.OnMessage = func(req *kvv1.StreamRequest, answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, send func(*kvv1.StreamResponse) error) error {
+				if fault != nil && len(req.GetOperations()) == 1 && messages.Add(1)%5 == 0 {
+					return send(fault(answer, req))
+				}
+				return send(answer(req))
+			}
+			dir := filepath.Join(t.TempDir(), "run")
+			code, stdout, stderr := cli(t.Context(), "run", experimentFile(t, verified), "--verify", "--endpoints", cluster.Addresses()[0], "--out", dir)
+			run, err := bench.ReadRun(dir)
+			if err != nil {
+				t.Fatalf("exit %d, %s: %v", code, stderr, err)
+			}
+			trial := run.Trials[0]
+			if trial.Histories == nil || trial.Histories.Keys == 0 || trial.Histories.Operations == 0 || trial.VerifiedKeys == 0 {
+				t.Fatalf("checked %+v, %d keys: %s", trial.Histories, trial.VerifiedKeys, trial.Problem)
+			}
+			if fault == nil {
+				if code != exitDone || !trial.Valid || len(trial.Histories.Files) > 0 {
+					t.Errorf("exit %d, %s: %+v", code, stderr, trial)
+				}
+				return
+			}
+			if code != exitFailed || !strings.Contains(stderr, "violations: what clients were told does not hold") || !strings.Contains(stdout, "VIOLATION") {
+				t.Errorf("exit %d, %s\n%s", code, stderr, stdout)
+			}
+			if trial.Valid || len(trial.Violations) == 0 || len(trial.Histories.Files) < 2 {
+				t.Fatalf("%+v, %+v", trial, trial.Histories)
+			}
+			for _, name := range trial.Histories.Files {
+				if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		})
+	}
+}
