@@ -124,7 +124,7 @@ func TestWireAnswersEverything(t *testing.T) {
 
 func TestEchoRemembersTheSizeOfValues(t *testing.T) {
 	s := target.NewEchoServer(100)
-	for _, size := range []int{100, 0, 5000} {
+	for _, size := range []int{100, 0, 5000, 10, 5001} {
 		if size != 100 {
 			if _, err := s.Put(t.Context(), &kvv1.PutRequest{Value: make([]byte, size)}); err != nil {
 				t.Fatal(err)
