@@ -15,7 +15,7 @@ BASE_PORT ?= 21001
 FLAGS     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race-test check lint fmt proto check-generate bench bench-chunks bench-smoke cluster scenario soak fuzz-seeds clean tools etcd
+.PHONY: help build test race-test check lint fmt proto check-generate bench bench-chunks bench-smoke aa detect-slowdown cluster scenario soak fuzz-seeds clean tools etcd
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,12 @@ bench-chunks: build ## measure chunking strategies and sizes only
 
 bench-smoke: build ## a few seconds of the main job, checked for operations, errors and equal counts
 	$(GO) test -count=1 -run TestSmoke -v ./cmd/raftbench
+
+aa: ## 20 repetitions of an A/A pair: how often noise looks like a difference, 2 minutes
+	RAFTLAB_AA=20 $(GO) test -count=1 -v -timeout 15m -run TestAARepeated ./cmd/raftbench
+
+detect-slowdown: ## a build made 10 % slower is found, the same build is not, 5 minutes
+	RAFTLAB_DETECT=20 $(GO) test -count=1 -v -timeout 15m -run TestSlowdownIsFound ./cmd/raftbench
 
 cluster: build ## three local processes, initialised, until Ctrl-C (FLAGS=..., BASE_PORT=...)
 	./.ci/cluster $(BIN)/raftkv $(BASE_PORT) $(FLAGS)

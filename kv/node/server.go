@@ -59,8 +59,9 @@ func ClientServerOptions(cfg Config) []grpc.ServerOption {
 // newClientServer makes the server of the client port. Health watches end with
 // life, since they would hold up a graceful stop for ever.
 func newClientServer(life context.Context, cfg Config) *grpc.Server {
-	return grpc.NewServer(append(ClientServerOptions(cfg),
-		grpc.ForceServerCodecV2(newClientCodec()), grpc.StreamInterceptor(endWatches(life)))...)
+	options := append(ClientServerOptions(cfg),
+		grpc.ForceServerCodecV2(newClientCodec()), grpc.StreamInterceptor(endWatches(life)))
+	return grpc.NewServer(append(options, slowdown()...)...)
 }
 
 // newPeerServer makes the server of the peer port, whose receive limit is what
