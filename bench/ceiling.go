@@ -187,9 +187,14 @@ func ceilingTries(clients int) int {
 	return 3
 }
 
-// calibrate finds the number of connections at which each ceiling is highest: only
-// the best that gRPC does is a ceiling. It is done once, before the first block.
+// calibrate does what has to be known before the first block.
 func (r *runner) calibrate(ctx context.Context) error {
+	return errors.Join(r.calibrateCeilings(ctx), r.calibrateRates(ctx))
+}
+
+// calibrateCeilings finds the number of connections at which each ceiling is highest: only
+// the best that gRPC does is a ceiling. It is done once, before the first block.
+func (r *runner) calibrateCeilings(ctx context.Context) error {
 	for i := range r.Matrix.Variants {
 		v := &r.Matrix.Variants[i]
 		if v.Role != RoleCeiling || ceilingTries(v.Settings.Load.Clients) == 0 {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -128,7 +129,7 @@ func CompareAxis(run *Run, o CompareOptions) (*Comparison, error) {
 				parts = append(parts, key+"="+value)
 			}
 		}
-		return strings.Join(parts, "/")
+		return cmp.Or(strings.Join(parts, "/"), "default")
 	}
 	for _, v := range measuredVariants(run) {
 		value, ok := v.Params[axis]

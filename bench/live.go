@@ -79,6 +79,9 @@ func liveLine(p Progress) string {
 			b.WriteString("  profiles of")
 		}
 		b.WriteString("  " + p.Variant.Name)
+		if p.Rate > 0 {
+			fmt.Fprintf(&b, " at %s ops/s", thousands(p.Rate))
+		}
 	}
 	return b.String()
 }

@@ -378,7 +378,7 @@ func (x *expansion) addCeiling(s Settings, kind string) int {
 	if s.Load.Topology == TopologyInProcess {
 		s.Load.Topology, s.Load.Listener = TopologyInProcessGRPC, "tcp"
 	}
-	s.Load.Op, s.Load.Rate, s.Load.ThinkTime, s.Load.Conns = "put", 0, 0, 0
+	s.Load.Op, s.Load.Rate, s.Load.RateShare, s.Load.ThinkTime, s.Load.Conns = "put", 0, 0, 0, 0
 	p := point{settings: s, fields: []Field{{"target", kind}, {"wire", s.Load.Wire}}}
 	for _, key := range x.axes {
 		if key != "target" && key != "op" && key != "conns" && key != "think-time" && s.reads(key) {

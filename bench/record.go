@@ -32,6 +32,8 @@ type Run struct {
 	Variants  []Variant                    `json:"variants"`
 	Skipped   []Skipped                    `json:"skipped"`
 	Trials    []Trial                      `json:"trials"`
+	// Objective is nil unless rates were looked for.
+	Objective *Objective `json:"objective,omitempty"`
 }
 
 // ExperimentInfo is the question a run answers and how it was asked.
@@ -119,6 +121,9 @@ const (
 	// TrialProfile is the extra block that pprof profiles are taken in; its
 	// figures are left out of every result.
 	TrialProfile = "profile"
+	// TrialSearch is one of a search for the highest rate that meets the objective;
+	// its figures are of its own rate, and of no use to others.
+	TrialSearch = "search"
 )
 
 // Trial is one measured window of one variant.
@@ -134,6 +139,11 @@ type Trial struct {
 	Valid   bool   `json:"valid"`
 	Problem string `json:"problem,omitempty"`
 	Warning string `json:"warning,omitempty"`
+
+	// Rate is that of a search's trial, 0 for its closed loop; Met tells whether it met
+	// the objective, nil when it tells nothing.
+	Rate float64 `json:"rate,omitempty"`
+	Met  *bool   `json:"met,omitempty"`
 
 	WindowS    float64 `json:"window_s"`
 	Operations uint64  `json:"operations"` // acknowledged in the window
@@ -237,6 +247,8 @@ type Process struct {
 type Summary struct {
 	Variants []VariantSummary `json:"variants"`
 	Answers  []Answer         `json:"answers"`
+	// Knees has one element for each variant that was measured at many rates.
+	Knees []Knee `json:"knees,omitempty"`
 	// Judgements are empty without a Judge.
 	Judgements []Judgement `json:"judgements,omitempty"`
 }

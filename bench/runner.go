@@ -31,6 +31,9 @@ type Options struct {
 	// Verify records the histories of some keys in each trial, and checks that they
 	// are linearizable.
 	Verify bool
+	// Objective, if not nil, is looked for instead of measuring blocks; the
+	// experiment was prepared for it.
+	Objective *Objective
 	// Progress, if not nil, is called for each interval of a trial and at the end
 	// of each trial, on the runner's goroutine.
 	Progress func(Progress)
@@ -42,6 +45,7 @@ type Progress struct {
 	Variant       *Variant
 	Block         int
 	Kind          string
+	Rate          float64 // of a search's trial; 0 is its closed loop
 	// Interval is the latest; zero at a trial's start and end.
 	Interval load.Interval
 	Done     bool // the trial is over, and Result is it
@@ -54,6 +58,7 @@ type job struct {
 	variant int
 	block   int // 0 for the profile block
 	kind    string
+	rate    float64 // of a search; 0 is its closed loop
 }
 
 // schedule lists all trials in the order in which they are done: block by block,
@@ -63,13 +68,13 @@ func schedule(m *Matrix, blocks int, seed uint64, profiles bool) []job {
 	var jobs []job
 	for block := 1; block <= blocks; block++ {
 		for _, i := range Order(seed, block, len(m.Variants)) {
-			jobs = append(jobs, job{i, block, TrialMeasured})
+			jobs = append(jobs, job{variant: i, block: block, kind: TrialMeasured})
 		}
 	}
 	if profiles {
 		for i := range m.Variants {
 			if m.Variants[i].Role == RoleMeasured {
-				jobs = append(jobs, job{i, 0, TrialProfile})
+				jobs = append(jobs, job{variant: i, kind: TrialProfile})
 			}
 		}
 	}
@@ -102,7 +107,7 @@ func Budget(m *Matrix, measure Measure, profiles bool) (trials int, d time.Durat
 			d += time.Duration(ceilingTries(m.Variants[i].Settings.Load.Clients)) * calibrateTime
 		}
 	}
-	return len(jobs), d.Round(time.Second)
+	return len(jobs), (d + rateShareTime(m, measure)).Round(time.Second)
 }
 
 func estimate(v *Planned, j job, measure Measure) time.Duration {
@@ -155,7 +160,7 @@ func Execute(ctx context.Context, o Options) (*Run, error) {
 			WarmupS: e.Measure.Warmup.Seconds(), MeasureS: e.Measure.Duration.Seconds(),
 		},
 		TrialsPlanned: len(r.jobs), Environment: observe(o.Build),
-		SizeFiles: sizeFiles(o.Matrix.Variants), Skipped: slices.Clone(o.Matrix.Skipped), Trials: []Trial{},
+		SizeFiles: sizeFiles(o.Matrix.Variants), Skipped: slices.Clone(o.Matrix.Skipped), Trials: []Trial{}, Objective: o.Objective,
 	}
 	r.run.Environment.ServerBin, r.run.Environment.ServerInfo = shortPath(o.ServerBin), o.ServerInfo
 	for _, v := range o.Matrix.Variants {
@@ -179,30 +184,46 @@ func Execute(ctx context.Context, o Options) (*Run, error) {
 
 // trials does them all.
 func (r *runner) trials(ctx context.Context) error {
+	if r.Objective != nil {
+		return r.search(ctx)
+	}
 	if err := r.calibrate(ctx); err != nil {
 		return err
 	}
 	for _, j := range r.jobs {
-		v := &r.Matrix.Variants[j.variant]
-		r.report(j, Progress{})
-		t, err := r.trial(ctx, v, j)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
+		if err := r.do(ctx, j); err != nil {
 			return err
 		}
-		r.run.Trials = append(r.run.Trials, t)
-		r.done++
-		r.run.TrialsCompleted = r.done
-		if !t.Viable {
-			r.hopeless[j.variant] = t.Problem
-		}
-		if err := errors.Join(r.Folder.AppendSeries(&t), r.Folder.Write(r.run)); err != nil {
-			return err
-		}
-		r.report(j, Progress{Done: true, Result: &t})
 	}
+	return nil
+}
+
+// do does one trial and records it.
+func (r *runner) do(ctx context.Context, j job) error {
+	v := r.Matrix.Variants[j.variant]
+	if j.kind == TrialSearch {
+		v.Settings.Load.Rate = j.rate
+	}
+	r.report(j, Progress{})
+	t, err := r.trial(ctx, &v, j)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	if j.kind == TrialSearch {
+		r.judgeSearch(&t, j)
+	} else if !t.Viable {
+		r.hopeless[j.variant] = t.Problem
+	}
+	r.run.Trials = append(r.run.Trials, t)
+	r.done++
+	r.run.TrialsCompleted = r.done
+	if err := errors.Join(r.Folder.AppendSeries(&t), r.Folder.Write(r.run)); err != nil {
+		return err
+	}
+	r.report(j, Progress{Done: true, Result: &t})
 	return nil
 }
 
@@ -215,7 +236,7 @@ func (r *runner) report(j job, p Progress) {
 	if p.Done {
 		p.Trial = r.done
 	}
-	p.Variant, p.Block, p.Kind = &r.run.Variants[j.variant], j.block, j.kind
+	p.Variant, p.Block, p.Kind, p.Rate = &r.run.Variants[j.variant], j.block, j.kind, j.rate
 	for _, left := range r.jobs[min(r.done, len(r.jobs)):] {
 		if _, hopeless := r.hopeless[left.variant]; !hopeless {
 			p.Left += estimate(&r.Matrix.Variants[left.variant], left, r.Experiment.Measure)

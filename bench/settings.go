@@ -48,6 +48,7 @@ type Load struct {
 	Clients      int           `knob:"clients" usage:"clients, each with one message under way"`
 	Conns        int           `knob:"conns" usage:"client connections that the clients share (default: 1)"`
 	Rate         float64       `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
+	RateShare    float64       `knob:"rate-share" usage:"rate as a share of what the same variant reaches in a closed loop, which is tried before the first block (default: none)"`
 	ThinkTime    time.Duration `knob:"think-time" usage:"how long a client waits after an answer before it sends again; without a rate only"`
 	OpsPerMsg    int           `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
 	Op           string        `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
@@ -210,8 +211,12 @@ func (s *Settings) reads(key string) bool {
 	l, n := &s.Load, &s.Node
 	local := l.Topology == TopologyInProcess
 	switch key {
-	case "topology", "target", "clients", "rate", "think-time", "op", "value-size", "key-size", "keys", "key-distribution":
+	case "topology", "target", "clients", "think-time", "op", "value-size", "key-size", "keys", "key-distribution":
 		return true
+	case "rate":
+		return l.RateShare == 0
+	case rateShareKey:
+		return !isEcho(l.Target)
 	case "listener":
 		return l.Topology == TopologyInProcessGRPC
 	case "nodes":
@@ -284,6 +289,8 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 		return fmt.Sprintf("target relay relays puts: op %s does not pass through it", l.Op)
 	case isEcho(l.Target) && l.Op == "get" && !l.ValueSize.Fixed():
 		return fmt.Sprintf("target %s answers gets with values of one size: value-size %s has many", l.Target, l.ValueSize)
+	case l.ThinkTime > 0 && l.RateShare > 0:
+		return fmt.Sprintf("think-time %s has no meaning with rate-share %s, which a clock keeps", l.ThinkTime, plain(rateShareKey, l.RateShare))
 	case l.ThinkTime > 0 && l.Rate > 0:
 		return fmt.Sprintf("think-time %s has no meaning with rate %s, which a clock keeps", l.ThinkTime, plain("rate", l.Rate))
 	case l.Target == TargetEtcd && l.Topology != TopologyExternal:
@@ -331,6 +338,7 @@ func (l *Load) validate() error {
 		{"clients", float64(l.Clients), 1, 100000},
 		{"conns", float64(l.Conns), 0, 10000},
 		{"rate", l.Rate, 0, 1e9},
+		{rateShareKey, l.RateShare, 0, 10},
 		{"ops-per-message", float64(l.OpsPerMsg), 1, 1e6},
 		{"read-ratio", l.ReadRatio, 0, 1},
 		{"keys", float64(l.Keys), 1, 1e8},

@@ -23,7 +23,11 @@ func Summarize(run *Run) Summary {
 	for i := range run.Variants {
 		summary.Variants = append(summary.Variants, s.variant(&run.Variants[i]))
 	}
+	summary.Knees = s.knees()
 	summary.Answers = s.answers(summary.Variants)
+	if special := s.rateAnswers(summary.Knees); special != nil {
+		summary.Answers = special
+	}
 	summary.Judgements = s.judgements(summary.Variants)
 	return summary
 }
@@ -70,7 +74,7 @@ func newBlocks(run *Run, id string) *blocks {
 		for metric, value := range map[string]float64{
 			"ops/s": t.OpsPerS, bytesPerS: t.BytesPerS,
 			"p50-latency-ns": float64(l.P50Ns), "p90-latency-ns": float64(l.P90Ns), "p99-latency-ns": float64(l.P99Ns),
-			"p99.9-latency-ns": float64(l.P999Ns), "max-latency-ns": float64(l.MaxNs),
+			"p99.9-latency-ns": float64(l.P999Ns), "max-latency-ns": float64(l.MaxNs), meanLatency: l.MeanNs,
 		} {
 			b.set(metric, t.Block, value)
 		}

@@ -360,7 +360,7 @@ func (t *Trial) warn(warning string) {
 // audit judges whether the figures can be trusted. gc is the CPU time of this
 // process's garbage collector in the window.
 func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
-	if l := b.variant.Settings.Load; (l.Rate > 0 || l.ThinkTime > 0) && b.job.kind == TrialMeasured {
+	if l := b.variant.Settings.Load; (l.Rate > 0 || l.ThinkTime > 0) && b.job.kind != TrialProfile {
 		lag := time.Duration(rec.Lag().ValueAtPercentile(99))
 		response := time.Duration(t.Response["all"].P99Ns)
 		problem := auditLag(lag, response, time.Duration(t.Service["all"].P99Ns))

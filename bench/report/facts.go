@@ -36,6 +36,9 @@ func (d *Data) answers() []answer {
 			x.Confidence = percent(a.Confidence)
 		}
 		x.Where = d.place(a.Where)
+		if len(a.Best) == 0 { // an answer about a variant's rate
+			x.Where = d.axesOf(a.Where)
+		}
 		for n, id := range a.Best {
 			if a.Confidence <= 0 {
 				break // the sentence says why there is no set

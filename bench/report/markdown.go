@@ -39,16 +39,19 @@ func (d *Data) Markdown(w io.Writer) error {
 		}
 	}
 
-	t := newTable(d)
-	b.WriteString("\n## Variants\n\n")
-	t.writeMarkdown(&b)
-	b.WriteByte('\n')
-	for _, s := range t.legend() {
-		fmt.Fprintf(&b, "- %s\n", md(s))
-	}
-	for _, r := range t.Rows {
-		if r.Problem != "" {
-			fmt.Fprintf(&b, "- %s cannot do the work: %s\n", md(r.ID), md(r.Problem))
+	d.ratesMarkdown(&b)
+	if d.Run.Objective == nil { // a search has no figures of variants
+		t := newTable(d)
+		b.WriteString("\n## Variants\n\n")
+		t.writeMarkdown(&b)
+		b.WriteByte('\n')
+		for _, s := range t.legend() {
+			fmt.Fprintf(&b, "- %s\n", md(s))
+		}
+		for _, r := range t.Rows {
+			if r.Problem != "" {
+				fmt.Fprintf(&b, "- %s cannot do the work: %s\n", md(r.ID), md(r.Problem))
+			}
 		}
 	}
 	if s := d.closedLoop(); s != "" {

@@ -22,6 +22,12 @@ type page struct {
 	Noise          []string
 	Warnings       []string
 
+	// Rates are latency over the rate, of a run that asks for rates. One that searched
+	// has no figures of variants.
+	Rates    []panel
+	RateNote string
+	Searched bool
+
 	Legend         []seriesKey
 	HasWire        bool
 	HasRelay       bool
@@ -63,6 +69,7 @@ func newPage(d *Data) *page {
 		Invalid: d.invalid(), Skipped: d.skipped(), Errors: d.errorCodes(),
 		Environment: d.environment(), Command: d.command(), Source: strings.TrimSpace(info.Source), Words: slices.Concat(words(), d.outageWords()),
 	}
+	p.Rates, p.RateNote, p.Searched = d.rates(), d.rateNote(), run.Objective != nil
 	p.Throughput, p.ThroughputNote = c.throughput()
 	p.Latency, p.LatencyNote = c.latencies()
 	for _, v := range d.Summary.Variants {

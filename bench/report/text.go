@@ -40,10 +40,13 @@ func (d *Data) Text(w io.Writer) error {
 		j.writeText(&b)
 	}
 
-	t := newTable(d)
-	t.writeText(&b)
-	if notes := t.legend(); len(notes) > 0 {
-		fmt.Fprintf(&b, "\n%s\n", strings.Join(notes, "\n"))
+	d.ratesText(&b)
+	if d.Run.Objective == nil {
+		t := newTable(d)
+		t.writeText(&b)
+		if notes := t.legend(); len(notes) > 0 {
+			fmt.Fprintf(&b, "\n%s\n", strings.Join(notes, "\n"))
+		}
 	}
 	if s := d.closedLoop(); s != "" {
 		fmt.Fprintf(&b, "%s\n", s)

@@ -38,6 +38,8 @@ type runFlags struct {
 	verify     bool
 	ceilings   []string
 	profile    string
+	objective  string
+	search     *bench.Objective // of objective; nil without
 	output     string
 }
 
@@ -67,6 +69,7 @@ leaves a run folder with the report, which docs/runs.md describes.`,
 	flags.BoolVar(&f.verify, "verify", false, "record what clients saw of some keys, and check that it is linearizable; exit 1 when it is not")
 	flags.BoolVar(&f.noProfiles, "no-profiles", false, "leave out the block of trials that profiles are taken in")
 	flags.StringVar(&f.profile, "profile", "", "profile raftbench itself for the whole run: "+strings.Join(profileNames(), ", ")+"; needs --no-profiles")
+	flags.StringVar(&f.objective, "objective", "", "look for the highest rate at which each variant meets `LIMIT`, such as p99<10ms; --blocks is then the most trials of a variant")
 	outputFlag(cmd, &f.output)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name := "quick"
@@ -80,6 +83,12 @@ leaves a run folder with the report, which docs/runs.md describes.`,
 
 // plan applies the flags to an experiment and expands it.
 func (f *runFlags) plan(cmd *cobra.Command, name string) (*bench.Experiment, *bench.Matrix, error) {
+	if f.objective != "" {
+		var err error
+		if f.search, err = bench.ParseObjective(f.objective); err != nil {
+			return nil, nil, err
+		}
+	}
 	e, err := bench.LoadExperiment(name)
 	if err != nil {
 		return nil, nil, err
@@ -132,6 +141,11 @@ func (f *runFlags) plan(cmd *cobra.Command, name string) (*bench.Experiment, *be
 	}
 	if changed("blocks") {
 		e.Measure.Blocks = f.blocks
+	}
+	if f.objective != "" {
+		if err := f.search.Prepare(e, changed("duration"), changed("blocks")); err != nil {
+			return nil, nil, err
+		}
 	}
 	m, err := bench.Expand(e)
 	if err == nil && len(f.endpoints) == 0 && drives(m, func(l *bench.Load) bool { return l.Topology == bench.TopologyExternal }) {
@@ -192,7 +206,7 @@ func runExperiment(cmd *cobra.Command, f *runFlags, name string) error {
 	}
 	o := bench.Options{
 		Experiment: e, Matrix: m, Seed: f.seed, Command: append([]string{"raftbench"}, os.Args[1:]...),
-		Build: bench.Stamped(commit, dirty), Endpoints: f.endpoints, NoProfiles: f.noProfiles, Verify: f.verify,
+		Build: bench.Stamped(commit, dirty), Endpoints: f.endpoints, NoProfiles: f.noProfiles, Verify: f.verify, Objective: f.search,
 	}
 	if o.SelfBin, err = selfBin(); err != nil {
 		return err
@@ -211,6 +225,10 @@ func runExperiment(cmd *cobra.Command, f *runFlags, name string) error {
 		return err
 	}
 	trials, estimate := bench.Budget(m, e.Measure, !f.noProfiles)
+	if f.search != nil {
+		trials, estimate = bench.SearchBudget(m, e.Measure, f.search)
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "looking for the highest rate with %s; at most:\n", f.search)
+	}
 	stderr := cmd.ErrOrStderr()
 	_, _ = fmt.Fprintf(stderr, "%s: %s\n%d variants, %d trials, about %v; seed %d; run folder %s\n",
 		e.Name, e.Question, len(m.Variants), trials, estimate, o.Seed, dir)
@@ -276,9 +294,16 @@ func (f *runFlags) judge(run *bench.Run) error {
 			problem = t.Problem
 		}
 	}
+	searched := run.SearchError()
 	switch {
 	case len(violations) > 0:
 		return fmt.Errorf("%d violations: what clients were told does not hold; the first: %s", len(violations), violations[0])
+	case errors.Is(searched, bench.ErrMissed):
+		return &exitError{exitMissed, searched}
+	case searched != nil:
+		return &exitError{exitInconclusive, searched}
+	case run.Objective != nil:
+		return nil
 	case operations == 0:
 		return fmt.Errorf("no operation was acknowledged in any trial: %s", problem)
 	case viable == 0:

@@ -1,0 +1,260 @@
+package bench
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"raftlab/bench/load"
+	"raftlab/bench/stats"
+)
+
+// rateShareKey is the field that gives a rate relative to a closed loop's.
+const rateShareKey = "rate-share"
+
+// Knee is where latency begins to grow faster than throughput, of one variant that
+// was measured at several rates. It is the rate with the most throughput for its
+// mean response time, which Kleinrock calls power (Power and deterministic rules of
+// thumb for probabilistic problems in computer communications, 1979).
+type Knee struct {
+	// Where holds the variant's axes but for the rate.
+	Where  map[string]string `json:"where"`
+	Points []KneePoint       `json:"points"`
+	// Rate is the median over blocks of each one's own knee; its Center is 0 without
+	// a block in which all rates are valid.
+	Rate Estimate `json:"rate"`
+	// Followed is the highest rate at which the variant kept up.
+	Followed float64 `json:"followed"`
+	Sentence string  `json:"sentence"`
+}
+
+// KneePoint is one rate.
+type KneePoint struct {
+	Variant string   `json:"variant"`
+	Rate    float64  `json:"rate"` // offered, operations a second
+	OpsPerS Estimate `json:"ops_per_s"`
+	P50Ns   Estimate `json:"p50_ns"`
+	P99Ns   Estimate `json:"p99_ns"`
+	Viable  bool     `json:"viable"` // false when the backlog grew without end
+}
+
+const (
+	// leastRates make a knee: with fewer there is nothing between its sides.
+	leastRates = 4
+	// keepsUp is the share of the offered rate that is achieved by who follows.
+	keepsUp = 0.98
+	// meanLatency is a figure beside the metrics.
+	meanLatency = "mean-latency-ns"
+)
+
+// knees finds them, in the order of the variants.
+func (s *summarizer) knees() []Knee {
+	var names []string
+	groups := map[string][]*Variant{}
+	for _, v := range measuredVariants(s.run) {
+		if !v.openLoop() {
+			continue
+		}
+		name := withoutRate(v)
+		if groups[name] == nil {
+			names = append(names, name)
+		}
+		groups[name] = append(groups[name], v)
+	}
+	var knees []Knee
+	for _, name := range names {
+		if group := groups[name]; len(group) >= leastRates {
+			slices.SortStableFunc(group, func(a, b *Variant) int { return cmp.Compare(a.rate(), b.rate()) })
+			knees = append(knees, s.knee(group))
+		}
+	}
+	return knees
+}
+
+// withoutRate tells variants apart but for their rates.
+func withoutRate(v *Variant) string {
+	var parts []string
+	for _, part := range strings.Split(v.Name, "/") {
+		if !strings.HasPrefix(part, "rate=") && !strings.HasPrefix(part, rateShareKey+"=") {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
+// rate at which a variant is driven; 0 for a closed loop.
+func (v *Variant) rate() float64 {
+	rate, _ := strconv.ParseFloat(v.Config["rate"], 64) // empty is none
+	return rate
+}
+
+// knee of variants that differ in their rate only, the lowest first.
+func (s *summarizer) knee(group []*Variant) Knee {
+	k := Knee{Where: map[string]string{}}
+	for key, value := range group[0].Params {
+		if key != "rate" && key != rateShareKey {
+			k.Where[key] = value
+		}
+	}
+	var rates []float64
+	var power [][]float64 // by rate and block
+	for _, v := range group {
+		b := s.blocks[v.ID]
+		p := KneePoint{
+			Variant: v.ID, Rate: v.rate(), Viable: b.viable,
+			OpsPerS: b.estimate("ops/s"), P50Ns: b.estimate("p50-latency-ns"), P99Ns: b.estimate("p99-latency-ns"),
+		}
+		k.Points = append(k.Points, p)
+		if p.Viable && p.OpsPerS.Center >= keepsUp*p.Rate {
+			k.Followed = max(k.Followed, p.Rate)
+		}
+		if !b.viable || b.trials == 0 {
+			continue
+		}
+		rates = append(rates, p.Rate)
+		var row []float64
+		for block, achieved := range b.figures["ops/s"] {
+			row = append(row, achieved/b.figures[meanLatency][block])
+		}
+		power = append(power, row)
+	}
+	if len(rates) >= leastRates {
+		k.Rate = Estimate(stats.MedianInterval(kneeByBlock(rates, power), confidence))
+	}
+	k.Sentence = k.describe()
+	return k
+}
+
+// kneeByBlock is the rate of the most power in each block that has all rates.
+func kneeByBlock(rates []float64, power [][]float64) []float64 {
+	var knees []float64
+	for block := range power[0] {
+		best, complete := 0, true
+		for i, row := range power {
+			if block >= len(row) || math.IsNaN(row[block]) {
+				complete = false
+				break
+			}
+			if row[block] > power[best][block] {
+				best = i
+			}
+		}
+		if complete {
+			knees = append(knees, rates[best])
+		}
+	}
+	return knees
+}
+
+func (k *Knee) describe() string {
+	if k.Rate.N == 0 {
+		return "No knee: no block has valid trials at all rates that were followed."
+	}
+	at := func(rate float64) *KneePoint {
+		best := &k.Points[0]
+		for i := range k.Points {
+			if math.Abs(k.Points[i].Rate-rate) < math.Abs(best.Rate-rate) {
+				best = &k.Points[i]
+			}
+		}
+		return best
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "The knee is at %s ops/s", thousands(k.Rate.Center))
+	if k.Rate.Confidence > 0 {
+		fmt.Fprintf(&b, " (%s to %s with %.0f %% confidence, %d blocks)", thousands(k.Rate.Lo), thousands(k.Rate.Hi), 100*k.Rate.Confidence, k.Rate.N)
+	} else {
+		fmt.Fprintf(&b, " (%d blocks, too few for an interval)", k.Rate.N)
+	}
+	point, last := at(k.Rate.Center), &k.Points[len(k.Points)-1]
+	first, lost := point, 0
+	for i := range slices.Backward(k.Points) {
+		if k.Points[i].OpsPerS.N > 0 {
+			first = &k.Points[i]
+		} else if k.Points[i].Viable {
+			lost++
+		}
+	}
+	fmt.Fprintf(&b, ", where throughput for its mean response time is most: p99 is %v there", round(time.Duration(point.P99Ns.Center)))
+	if first != point {
+		fmt.Fprintf(&b, ", %v at %s ops/s", round(time.Duration(first.P99Ns.Center)), thousands(first.Rate))
+	}
+	switch {
+	case !last.Viable:
+		fmt.Fprintf(&b, "; at %s ops/s the backlog grows without end", thousands(last.Rate))
+	case last != point && last.OpsPerS.N > 0:
+		fmt.Fprintf(&b, ", %v at %s ops/s", round(time.Duration(last.P99Ns.Center)), thousands(last.Rate))
+	}
+	if point == last {
+		b.WriteString("; it is the highest rate that was tried, so the knee may lie above")
+	}
+	b.WriteByte('.')
+	if lost > 0 {
+		fmt.Fprintf(&b, " %d of %d rates have no valid trial and are left out.", lost, len(k.Points))
+	}
+	return b.String()
+}
+
+// rateShareBases are the variants whose closed loop has to be tried first, by what
+// they are without their share; A/A arms take their baseline's.
+func rateShareBases(m *Matrix) map[string][]int {
+	bases := map[string][]int{}
+	for i := range m.Variants {
+		s := m.Variants[i].Settings
+		if s.Load.RateShare > 0 {
+			s.Load.RateShare = 0
+			bases[s.identity()] = append(bases[s.identity()], i)
+		}
+	}
+	return bases
+}
+
+func rateShareTime(m *Matrix, measure Measure) time.Duration {
+	var d time.Duration
+	for _, variants := range rateShareBases(m) {
+		d += estimate(&m.Variants[variants[0]], job{kind: TrialMeasured}, measure)
+	}
+	return d
+}
+
+// calibrateRates turns shares of a closed loop's throughput into rates, once, before
+// the first block.
+func (r *runner) calibrateRates(ctx context.Context) error {
+	for _, variants := range rateShareBases(r.Matrix) {
+		v := r.Matrix.Variants[variants[0]]
+		v.Settings.Load.Rate, v.Settings.Load.RateShare = 0, 0
+		reached, err := r.closedLoop(ctx, &v)
+		if err != nil {
+			return fmt.Errorf("%s in a closed loop: %w", v.Name, err)
+		}
+		for _, i := range variants {
+			l := &r.Matrix.Variants[i].Settings.Load
+			l.Rate = roundRate(l.RateShare * reached)
+			r.run.Variants[i].Config["rate"] = plain("rate", l.Rate)
+		}
+	}
+	return nil
+}
+
+// closedLoop is a variant's throughput when it is driven as fast as answers come.
+func (r *runner) closedLoop(ctx context.Context, v *Planned) (reached float64, err error) {
+	b, err := r.openRig(ctx, v, job{kind: TrialMeasured})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	rec, err := load.Run(ctx, b.loadConfig(), b.target, nil)
+	switch {
+	case err != nil:
+		return 0, err
+	case rec.Operations == 0:
+		return 0, errors.New(b.problem(ctx, rec))
+	}
+	return rec.OpsPerSecond(), nil
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"raftlab/bench"
+)
+
+// TestObjective searches for real, for limits that any machine meets, or none does.
+func TestObjective(t *testing.T) {
+	file := experimentFile(t, "name: x\nfixed: {topology: in-process, target: direct, keys: 100}\nvary: {clients: [4, 8]}\nbaseline: {clients: 4}\nmeasure: {warmup: 20ms, duration: 200ms, blocks: 5}\n")
+	for _, c := range []struct {
+		objective string
+		code      int
+		outcome   bench.RateOutcome
+		want      string
+	}{
+		{"p50<1m", exitDone, bench.RateAbove, "p50 below 1m0s: It is met at "},
+		{"p50<1ns", exitMissed, bench.RateMissed, "p50 below 1ns: It is missed already at 100 ops/s"},
+	} {
+		dir := filepath.Join(t.TempDir(), "run")
+		code, out, stderr := cli(t.Context(), "run", file, "--out", dir, "--objective", c.objective, "--duration", "200ms", "--blocks", "8")
+		if code != c.code || !strings.Contains(out, c.want) || !strings.Contains(stderr, "looking for the highest rate with "+c.objective[:4]) ||
+			!strings.Contains(stderr, "2 variants, 18 trials, about ") {
+			t.Fatalf("%s: exit %d\n%s%s", c.objective, code, out, stderr)
+		}
+		run, err := bench.ReadRun(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !run.Complete || len(run.Objective.Rates) != 2 || run.TrialsPlanned != run.TrialsCompleted || len(run.Trials) > 18 {
+			t.Errorf("%s: %+v, %d of %d trials", c.objective, run.Objective, run.TrialsCompleted, run.TrialsPlanned)
+		}
+		for _, f := range run.Objective.Rates {
+			if f.Outcome != c.outcome || f.ClosedLoop <= 0 {
+				t.Errorf("%s: %+v", c.objective, f)
+			}
+		}
+		for i, trial := range run.Trials {
+			if trial.Kind != bench.TrialSearch || (trial.Rate == 0) != (i < 2) || (trial.Met == nil) != (i < 2) || trial.VerifiedKeys == 0 {
+				t.Errorf("trial %d: %+v", i, trial)
+			}
+		}
+		for _, format := range []string{"md", "html", "csv"} {
+			if code, out, stderr := cli(t.Context(), "report", dir, "--format", format); code != 0 || format != "csv" && !strings.Contains(out, "closed loop") {
+				t.Errorf("report as %s: exit %d, %s%s", format, code, out, stderr)
+			}
+		}
+	}
+}
+
+// TestKneeRuns: shares of a closed loop become rates before the first block.
+func TestKneeRuns(t *testing.T) {
+	file := experimentFile(t, "name: x\nceiling: none\nfixed: {topology: in-process, target: direct, keys: 100, clients: 4}\nvary: {rate-share: [0.01, 0.02, 0.04, 0.08]}\nmeasure: {warmup: 20ms, duration: 200ms, blocks: 2, profile: 0s}\n")
+	dir := filepath.Join(t.TempDir(), "run")
+	code, out, stderr := cli(t.Context(), "run", file, "--out", dir)
+	if code != 0 || !strings.Contains(out, "nee") {
+		t.Fatalf("exit %d\n%s%s", code, out, stderr)
+	}
+	data, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	knees := bench.Summarize(data).Knees
+	if len(knees) != 1 || len(knees[0].Points) != 4 {
+		t.Fatalf("%+v", knees)
+	}
+	for i, p := range knees[0].Points {
+		if factor := p.Rate / knees[0].Points[0].Rate; p.Rate <= 0 || factor < 0.98*float64(int(1)<<i) || factor > 1.02*float64(int(1)<<i) {
+			t.Errorf("rate %d is %v", i+1, p.Rate)
+		}
+	}
+}
