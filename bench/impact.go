@@ -2,6 +2,7 @@ package bench
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -156,4 +157,24 @@ func (b *blocks) addImpact(t *Trial) {
 	case t.OutageNs > 0 && slices.ContainsFunc(t.Events, func(e Event) bool { return e.Do != "" }):
 		b.unrecovered++
 	}
+}
+
+// lateForLatency warns where a generator was late enough to show in latencies,
+// which are not what decides.
+const lateForLatency = "the generator was late by more than latencies allow; the time without service is judged by itself"
+
+// outageDecides tells whether the experiment is about time without service rather
+// than latency.
+func (b *rig) outageDecides() bool {
+	metric := b.r.Experiment.Metric
+	return metric == MetricOutage || metric == MetricRecover
+}
+
+// auditOutage tells what is wrong when the generator was late by a good part of
+// the time without service that it found; empty when it was not.
+func auditOutage(lagP99, outage time.Duration) string {
+	if float64(lagP99) <= lagShare*float64(outage) {
+		return ""
+	}
+	return fmt.Sprintf("the generator fell behind its schedule: lag p99 %v is more than %.0f %% of the time without service %v", lagP99, 100*lagShare, outage)
 }

@@ -116,3 +116,28 @@ func TestAnswerWithoutFigures(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// How late a generator may be is told by what decides.
+func TestAuditOutage(t *testing.T) {
+	if got := auditOutage(500*time.Microsecond, 6*ms); got != "" {
+		t.Errorf("8 %%: %q", got)
+	}
+	if got := auditOutage(ms, 6*ms); got != "the generator fell behind its schedule: lag p99 1ms is more than 10 % of the time without service 6ms" {
+		t.Errorf("17 %%: %q", got)
+	}
+}
+
+// One variant with valid trials is no winner.
+func TestOnlyOneWithTrials(t *testing.T) {
+	run := &Run{
+		Variants:   []Variant{{ID: "v01", Role: RoleMeasured, Params: map[string]string{"clients": "1"}}, {ID: "v02", Role: RoleMeasured}},
+		Experiment: ExperimentInfo{Metric: MetricOutage, Axes: []string{"clients"}},
+	}
+	run.Trials = []Trial{
+		{Variant: "v01", Block: 1, Kind: TrialMeasured, Viable: true, Valid: true, Operations: 1, OpsPerS: 1, OutageNs: 5e6},
+		{Variant: "v02", Block: 1, Kind: TrialMeasured, Viable: true},
+	}
+	if got := Summarize(run).Answers[0].Sentence; got != "clients=1 (outage 5ms) is the only one of 2 with a valid trial." {
+		t.Errorf("got %q", got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -296,6 +297,8 @@ func (s *summarizer) answer(candidates []*VariantSummary) Answer {
 	switch {
 	case len(candidates) == 1:
 		a.Sentence = s.describe(best[0], metric, true) + "."
+	case viable == 1:
+		a.Sentence = s.describe(best[0], metric, true) + " is the only one of " + strconv.Itoa(len(candidates)) + " with a valid trial."
 	case set.Warning != "":
 		top := slices.MinFunc(best, compare)
 		a.Sentence = fmt.Sprintf("%s has the best median of %d; %s.", s.describe(top, metric, true), viable, set.Warning)

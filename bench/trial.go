@@ -364,6 +364,10 @@ func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
 		lag := time.Duration(rec.Lag().ValueAtPercentile(99))
 		response := time.Duration(t.Response["all"].P99Ns)
 		problem := auditLag(lag, response, time.Duration(t.Service["all"].P99Ns))
+		if problem != "" && b.outageDecides() {
+			t.warn(lateForLatency)
+			problem = auditOutage(lag, time.Duration(t.OutageNs))
+		}
 		switch {
 		case problem == "":
 		case l.Rate > 0:
