@@ -30,7 +30,7 @@ type ProcessPoint struct {
 }
 
 // usageInterval is the least time between two points. A node that is asked works
-// for it for up to 0.8 ms, which is then 0.3 % of a core: oftener would show in
+// for it for up to 1 ms, which is then 0.4 % of a core: oftener would show in
 // what is measured.
 const usageInterval = 250 * time.Millisecond
 

@@ -263,8 +263,10 @@ func topDifferences(baseline, p *sampledProfile) *table {
 			verdict = map[bool]string{true: "more", false: "less"}[delta > 0]
 		}
 		t.Rows = append(t.Rows, row{ID: shortFunction(f.name), Cells: []cell{
-			{Text: digits3(f.self[1]), Sort: f.self[1]}, {Text: digits3(f.self[0]), Sort: f.self[0]},
-			{Text: signed(delta), Sort: delta, Note: "± " + digits3(noise)}, text(verdict),
+			{Text: digits3(f.self[1]), Sort: f.self[1]},
+			{Text: digits3(f.self[0]), Sort: f.self[0]},
+			{Text: signed(delta), Sort: delta, Note: "± " + digits3(noise)},
+			text(verdict),
 		}})
 	}
 	return t
