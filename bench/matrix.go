@@ -62,6 +62,9 @@ func Expand(e *Experiment) (*Matrix, error) {
 		}
 		return nil, usagef("the experiment has no variant")
 	}
+	if err := checkSlices(x.variants, e.Measure.Duration); err != nil {
+		return nil, err
+	}
 	if err := x.markAdaptive(); err != nil {
 		return nil, err
 	}

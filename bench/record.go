@@ -198,6 +198,8 @@ type Trial struct {
 	Counters map[string]uint64 `json:"counters,omitempty"`
 	// Stages is nil where no node could be asked, and of ceilings.
 	Stages *Stages `json:"stages,omitempty"`
+	// Slices of the window, with knob stages-slice.
+	Slices []Slice `json:"slices,omitempty"`
 	// Usage of processes over time, which stands in trials.jsonl only.
 	Usage []UsagePoint `json:"-"`
 	// CPU of a profile trial is where its processes' CPU time went, by process:

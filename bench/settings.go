@@ -58,6 +58,7 @@ type Load struct {
 	KeySize      Sizes         `knob:"key-size" usage:"bytes of a key, in the forms of value-size; each key keeps its size"`
 	Keys         int           `knob:"keys" usage:"distinct keys"`
 	Events       Plan          `knob:"events" usage:"what is done to the cluster in the window, such as: kill leader at 1s; restart killed at 2s"`
+	StagesSlice  time.Duration `knob:"stages-slice" usage:"how long the nodes measure stages before they leave off as long, in turn, which tells what measuring costs (0: as stages says all the time)"`
 	Distribution string        `knob:"key-distribution" values:"uniform,zipf,sequential,hotspot,latest" usage:"which keys are picked: all alike, by zipf's law with 0.99, in turn, a fifth for four fifths of the operations, or near the newest"`
 }
 
@@ -225,6 +226,8 @@ func (s *Settings) reads(key string) bool {
 		return l.Target != TargetDirect
 	case "events":
 		return !isEcho(l.Target) && l.Target != TargetEtcd
+	case "stages-slice":
+		return l.Topology != TopologyExternal && !isEcho(l.Target) && l.Target != TargetEtcd
 	case "wire":
 		return isEcho(l.Target)
 	case serverBinKey:
@@ -265,6 +268,8 @@ func (s *Settings) reads(key string) bool {
 		return n.Batching != "none"
 	case "sync", "save-after":
 		return n.Storage == node.StorageWAL
+	case "stages":
+		return l.StagesSlice == 0
 	case "linger":
 		return n.Batching == "linger"
 	case "link-seed":
@@ -350,6 +355,9 @@ func (l *Load) validate() error {
 		if c.value > c.max {
 			return fmt.Errorf("%s %s exceeds the maximum %s", c.key, plain(c.key, c.value), plain(c.key, c.max))
 		}
+	}
+	if err := validateSlice(l.StagesSlice); err != nil {
+		return err
 	}
 	if err := l.ValueSize.within("value-size", 0, 1<<30); err != nil {
 		return err

@@ -29,6 +29,9 @@ type StageSummary struct {
 	// Way is StageWay; nil without followers. Its percentiles are those of commit
 	// less those of the followers, which are not of the same writes.
 	Way *StageTime `json:"way,omitempty"`
+	// OnOff is throughput with stages measured over that without, by pairs of
+	// neighbouring slices, which N counts; of nothing without knob stages-slice.
+	OnOff Estimate `json:"on_off"`
 	// OnLeader and OnFollowers are by histogram, as in Stages.
 	OnLeader    map[string]DistributionSummary `json:"on_leader,omitempty"`
 	OnFollowers map[string]DistributionSummary `json:"on_followers,omitempty"`
@@ -59,6 +62,7 @@ type stageNames struct {
 	writes              []string
 	way                 bool
 	leaders, followings map[string]bool // histograms
+	on, off             []float64       // throughput of pairs of slices
 }
 
 // What is told of each.
@@ -75,6 +79,8 @@ func followerFigure(histogram, of string) string { return "followers/" + histogr
 
 // setStages puts a trial's stages at its block.
 func (b *blocks) setStages(t *Trial) {
+	on, off := slicePairs(t.Slices)
+	b.stages.on, b.stages.off = append(b.stages.on, on...), append(b.stages.off, off...)
 	s := t.Stages
 	if s == nil {
 		return
@@ -151,10 +157,10 @@ func sum(values []float64) float64 {
 // stageSummary is nil when no trial tells of stages.
 func (b *blocks) stageSummary() *StageSummary {
 	n := b.stages
-	if n.leaders == nil && n.void == 0 {
+	if n.leaders == nil && n.void == 0 && len(n.on) == 0 {
 		return nil
 	}
-	s := &StageSummary{Void: n.void, Samples: n.samples}
+	s := &StageSummary{Void: n.void, Samples: n.samples, OnOff: Estimate(stats.PairedRatio(n.on, n.off, confidence))}
 	share := func(stage string) StageTime {
 		mean := func(of string) Estimate {
 			return Estimate(stats.Mean(b.figures[writeFigure(stage, of)], confidence))

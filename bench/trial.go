@@ -196,6 +196,11 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	}
 	defer func() { err = errors.Join(err, probe.close()) }()
 	cfg := b.loadConfig()
+	var stages *switcher
+	if slice := b.variant.Settings.Load.StagesSlice; slice > 0 && b.job.kind == TrialMeasured {
+		stages = newSwitcher(slice, cfg.Duration, b.r.Seed+uint64(b.job.block), func(on bool) error { return probe.setStages(ctx, on) })
+		cfg.Interval = stages.part()
+	}
 	w := window{ctx: ctx, probe: probe, length: cfg.Duration, interval: cfg.Interval}
 	if plan := b.variant.Settings.Load.Events; len(plan) > 0 {
 		links := b.variant.Settings.Node.Faults()
@@ -206,6 +211,7 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	}
 	if cfg.Warmup == 0 {
 		w.begin()
+		stages.at(0)
 	}
 	started := time.Now()
 	var rec *load.Recording
@@ -214,15 +220,17 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 			if iv.Warmup && iv.Offset+iv.Length == 0 {
 				w.begin()
 			}
+			stages.at(iv.Offset + iv.Length)
 			b.r.report(b.job, Progress{Interval: iv})
 		})
 	})
 	elapsed := time.Since(started)
 	w.wait()
-	if err != nil {
+	if err = errors.Join(err, stages.finish()); err != nil {
 		return err
 	}
 	b.record(t, rec, &w)
+	t.Slices = stages.slices(rec.Intervals)
 	if w.events != nil {
 		w.events.record(t, rec.Start)
 		if err := w.events.failure(); err != nil {

@@ -66,6 +66,7 @@ func (d *Data) stages() *stages {
 			out.Notes = append(out.Notes, fmt.Sprintf("%s: of %d trials nothing is told, the leader changed", v.Variant.ID, v.Stages.Void))
 		}
 	}
+	out.Notes = append(out.Notes, d.stageCosts()...)
 	return out
 }
 
@@ -114,7 +115,7 @@ func timeCell(e bench.Estimate) cell {
 	if e.N == 0 {
 		return cell{}
 	}
-	return cell{Text: latency(e.Center), Note: halfWidth(e), Title: span(e)}
+	return cell{Text: signedLatency(e.Center), Note: halfWidth(e), Title: span(e)}
 }
 
 // meanwhileTable has what goes on within commit.
@@ -179,8 +180,25 @@ func (d *Data) distributionTable() stageTable {
 	return t
 }
 
+// stageCosts tell what measuring the stages costs, where that was measured.
+func (d *Data) stageCosts() []string {
+	var out []string
+	d.eachStaged(func(v *bench.VariantSummary, r stageTableRow) {
+		e := v.Stages.OnOff
+		if e.N == 0 {
+			return
+		}
+		s := fmt.Sprintf("%s %s: with stages measured ×%.3f of the throughput without", r.ID, r.Name, e.Center)
+		if e.Hi > e.Lo {
+			s += fmt.Sprintf(" (×%.3f to ×%.3f)", e.Lo, e.Hi)
+		}
+		out = append(out, fmt.Sprintf("%s, by %d pairs of neighbouring slices", s, e.N))
+	})
+	return out
+}
+
 // stageLines tell, for each variant that has a waterfall, what its writes consist
-// of, in words.
+// of, in words, and what measuring that costs.
 func (d *Data) stageLines() []string {
 	var out []string
 	for _, v := range d.staged() {
@@ -190,7 +208,7 @@ func (d *Data) stageLines() []string {
 			for _, s := range stageRows {
 				for _, t := range v.Stages.Writes {
 					if e := band.of(t); t.Stage == s.name && e.N > 0 {
-						parts = append(parts, s.label+" "+latency(e.Center))
+						parts = append(parts, s.label+" "+signedLatency(e.Center))
 					}
 				}
 			}
@@ -198,5 +216,5 @@ func (d *Data) stageLines() []string {
 		}
 		out = append(out, strings.TrimSuffix(line, ";"))
 	}
-	return out
+	return append(out, d.stageCosts()...)
 }

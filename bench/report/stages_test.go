@@ -153,6 +153,25 @@ func TestStageTables(t *testing.T) {
 	}
 }
 
+// What the stages leave out is a difference, and negative when percentiles are of
+// different writes.
+func TestNegativeOutside(t *testing.T) {
+	d, _ := chunkLike(2)
+	v := d.staged()[0]
+	for i := range v.Stages.Writes {
+		if w := &v.Stages.Writes[i]; w.Stage == bench.StageOutside {
+			w.P50 = bench.Estimate{Center: -14590, Lo: -20000, Hi: 100, N: 4}
+		}
+	}
+	rows := d.waterfalls()[0].Charts[0].Rows
+	if r := rows[len(rows)-1]; r.Figure != "−14.6 µs" || r.Width != "" || !strings.HasSuffix(r.Title, "−14.6 µs (−20 µs to 100 ns)") {
+		t.Errorf("%+v", r)
+	}
+	if line := d.stageLines()[0]; !strings.Contains(line, "outside −14.6 µs") {
+		t.Error(line)
+	}
+}
+
 // The answer's reason stands below it in every form.
 func TestWhyIsShown(t *testing.T) {
 	d, _ := chunkLike(2)

@@ -260,13 +260,22 @@ func figureOf(e bench.Estimate) string {
 	if len(half) > len("±999 %") {
 		half = "±>10×"
 	}
-	return strings.TrimSpace(latency(e.Center) + " " + half)
+	return strings.TrimSpace(signedLatency(e.Center) + " " + half)
 }
 
 // span is a time with both sides of its interval.
 func span(e bench.Estimate) string {
 	if e.Hi <= e.Lo {
-		return latency(e.Center)
+		return signedLatency(e.Center)
 	}
-	return fmt.Sprintf("%s (%s to %s)", latency(e.Center), latency(e.Lo), latency(e.Hi))
+	return fmt.Sprintf("%s (%s to %s)", signedLatency(e.Center), signedLatency(e.Lo), signedLatency(e.Hi))
+}
+
+// signedLatency is a time that may be negative, as a difference of percentiles of what is
+// not the same may be.
+func signedLatency(ns float64) string {
+	if ns < 0 {
+		return "−" + latency(-ns)
+	}
+	return latency(ns)
 }

@@ -28,7 +28,7 @@ fixed: {keys: 100, clients: 4}
 arms:
   - {topology: in-process, target: direct, op: put}
   - {topology: in-process-grpc, target: unary, op: put}
-  - {topology: processes, target: unary, op: [put, get]}
+  - {topology: processes, target: unary, op: [put, get], stages-slice: 50ms}
   - {topology: [in-process-grpc, processes], target: pipeline, op: mixed, ops-per-message: 8}
   - {topology: in-process-grpc, listener: bufconn, target: unary, op: put, rate: 500}
   - {topology: processes, target: pipeline, op: mixed, ops-per-message: 4, key-distribution: latest, key-size: 8..64, value-size: 16..2KiB}
@@ -105,6 +105,7 @@ func checkTrial(t *testing.T, dir string, trial *bench.Trial, v bench.Variant) {
 	if joins := v.Params["events"] != ""; joins != (len(trial.Events) == 2) || joins && !strings.HasPrefix(trial.Events[0].What, "a node joined") {
 		t.Errorf("%s: events %+v", name, trial.Events)
 	}
+	checkStages(t, name, trial, v)
 	if len(trial.Processes) == 0 {
 		t.Errorf("%s: no process", name)
 	}
