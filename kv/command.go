@@ -42,7 +42,7 @@ type EntryHeader struct {
 	Clock       int64 // the proposer's clock, unix nanoseconds
 }
 
-// Result answers one Command. Value aliases the store and must not be changed.
+// Result answers one Command. Value may alias the store and must not be changed.
 type Result struct {
 	Revision       uint64 // of the store, after the command
 	Index          uint64 // raft index of the entry

@@ -52,7 +52,7 @@
 // A key with its value is one allocation, its record of 64 bytes another, and its
 // places in the tree and in the index take 50 to 90 bytes more. A value of 256 KiB
 // or more that is most of its entry is not copied, but stays where the entry has it
-// (record.go). A put that finds its key with a value of the same size overwrites it
-// and allocates nothing, unless a view may show it; so items and results have copies
-// of values up to 1 KiB, and alias the others.
+// (record.go). A put that finds its key with a value of the same size, up to 1 KiB,
+// overwrites it and allocates nothing, unless a view may show it or the put is part
+// of a batch; so items and results have copies of such values, and alias larger ones.
 package kv

@@ -53,7 +53,7 @@ func (x *index) get(key []byte) *record {
 // set stores a record, in the place of the one with its key.
 func (x *index) set(r *record) {
 	h := x.hash(r.head)
-	if old := x.records[h]; old != nil && !bytes.Equal(old.head, r.head) {
+	if old := x.records[h]; old == crowded || old != nil && !bytes.Equal(old.head, r.head) {
 		r = crowded
 	}
 	x.records[h] = r

@@ -399,19 +399,24 @@ func (r *Replica) applyTask(t *ApplyTask, measure *applying, results []kv.Result
 			return results, fmt.Errorf("entry %d cannot be applied: %w", e.GetIndex(), err)
 		}
 		r.lease.applied.Store(e.GetIndex())
-		if t.waiters == nil || t.waiters[i] == nil {
-			continue
+		if t.waiters != nil && t.waiters[i] != nil {
+			r.answerEntry(t, i, measure, results)
 		}
-		f := t.waiters[i]
-		t.waiters[i] = nil
-		measure.entryApplied(f)
-		r.release(int64(len(f.refs)), int64(f.bytes))
-		for j, ref := range f.refs {
-			ref.waiter.Done(ref.tag, results[j], nil)
-		}
-		measure.entryAnswered(f, t.committed)
-		f.free()
+		clear(results) // lets go of the values in them
 	}
 	r.inbox.put(func(b *batch) { b.applied = append(b.applied, t) })
 	return results, nil
+}
+
+// answerEntry tells the waiters of entry i what became of their commands.
+func (r *Replica) answerEntry(t *ApplyTask, i int, measure *applying, results []kv.Result) {
+	f := t.waiters[i]
+	t.waiters[i] = nil
+	measure.entryApplied(f)
+	r.release(int64(len(f.refs)), int64(f.bytes))
+	for j, ref := range f.refs {
+		ref.waiter.Done(ref.tag, results[j], nil)
+	}
+	measure.entryAnswered(f, t.committed)
+	f.free()
 }
