@@ -79,6 +79,9 @@ func newBlocks(run *Run, id string) *blocks {
 		} {
 			b.set(metric, t.Block, value)
 		}
+		if x, ok := cpuPerOp(t); ok {
+			b.set(cpuNanosPerOp, t.Block, x)
+		}
 		for _, c := range costs {
 			if x, ok := c.of(t); ok {
 				b.set(c.Unit, t.Block, x)

@@ -21,6 +21,9 @@ func (s *summarizer) why(a *Answer, cell []*VariantSummary) []string {
 	if sentence := stageWhy(s.account(best, a.Metric), s.account(other, a.Metric)); sentence != "" {
 		sentences = append(sentences, sentence)
 	}
+	if sentence := s.cpuWhy(best, other); sentence != "" {
+		sentences = append(sentences, sentence)
+	}
 	return sentences
 }
 

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"raftlab/bench"
-	"raftlab/bench/stats"
 )
 
 // cpuCost is the CPU time of operations by layer; each figure with the interval
@@ -27,24 +26,8 @@ func (d *Data) profileTrial(variant string) *bench.Trial {
 
 // cpuOf adds up the processes of a trial that are picked.
 func cpuOf(t *bench.Trial, pick func(process string) bool) cpuCost {
-	c := cpuCost{byLayer: map[bench.Layer]bench.Estimate{}}
-	for process, layers := range t.CPU {
-		if !pick(process) {
-			continue
-		}
-		for _, l := range layers {
-			c.byLayer[l.Layer] = addSampled(c.byLayer[l.Layer], l.UsPerOp)
-			c.total = addSampled(c.total, l.UsPerOp)
-		}
-	}
-	return c
-}
-
-// addSampled adds two figures of samples that stand for about the same time each.
-func addSampled(a, b bench.Estimate) bench.Estimate {
-	sum := stats.Sampled(int64(a.N+b.N), max(a.Confidence, b.Confidence))
-	each := (a.Center + b.Center) / max(sum.Center, 1)
-	return bench.Estimate{Center: sum.Center * each, Lo: sum.Lo * each, Hi: sum.Hi * each, Confidence: sum.Confidence, N: sum.N}
+	total, byLayer := t.CPUOf(pick)
+	return cpuCost{total, byLayer}
 }
 
 func isGenerator(process string) bool { return process == "generator" }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"raftlab/bench"
+	"raftlab/bench/stats"
 )
 
 // readStacks reads the CPU profiles of the variants that are shown in depth.
@@ -231,14 +232,18 @@ func topFunctions(p *sampledProfile, total float64) *table {
 		if layer == "" {
 			layer = "its caller's"
 		}
-		self := addSampled(bench.Estimate{}, bench.Estimate{Center: each * float64(f.selfN[0]), Confidence: 0.95, N: int(f.selfN[0])})
-		cum := addSampled(bench.Estimate{}, bench.Estimate{Center: each * float64(f.cumN[0]), Confidence: 0.95, N: int(f.cumN[0])})
 		share := f.self[0] / max(total, 1e-12)
 		t.Rows = append(t.Rows, row{ID: shortFunction(f.name), Cells: []cell{
-			text(layer), sampledCell(self), {Text: percent(share), Sort: share}, sampledCell(cum),
+			text(layer), sampledCell(sampled(f.selfN[0], each)), {Text: percent(share), Sort: share}, sampledCell(sampled(f.cumN[0], each)),
 		}})
 	}
 	return t
+}
+
+// sampled is what a number of samples stands for, with its interval.
+func sampled(n int64, each float64) bench.Estimate {
+	e := stats.Sampled(n, 0.95)
+	return bench.Estimate{Center: e.Center * each, Lo: e.Lo * each, Hi: e.Hi * each, Confidence: e.Confidence, N: e.N}
 }
 
 // topDifferences are the functions that differ most themselves, whether or not
