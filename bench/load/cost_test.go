@@ -88,11 +88,12 @@ func (p patient) Do(_ context.Context, _ []Op, results []Result) error {
 // TestMemoryIsBounded: with 1,024 clients the generator's heap is what its
 // histograms, keys and clients take, and a run with ten times the operations has no
 // more of it. Only the time series grows, a point and a few lines of the .hlog an
-// interval; both runs have as many.
+// interval: a window of 600 of them, the most that a long one has unless more are
+// asked for, has a few megabytes of it.
 func TestMemoryIsBounded(t *testing.T) {
-	const clients, intervals = 1024, 10
+	const clients = 1024
 	for _, rate := range []float64{0, 5000} {
-		heap := func(operations int) (inUse uint64, done uint64) {
+		heap := func(operations, intervals int) (inUse uint64, done uint64) {
 			synctest.Test(t, func(t *testing.T) {
 				c := config()
 				c.Clients, c.Rate, c.ReadRatio, c.ValueSize = clients, rate, 0.5, SizeRange(16, 1024)
@@ -101,7 +102,7 @@ func TestMemoryIsBounded(t *testing.T) {
 					perSecond = rate
 				}
 				c.Duration = time.Duration(float64(operations) / perSecond * float64(time.Second))
-				c.Interval = c.Duration / intervals
+				c.Interval = c.Duration / time.Duration(intervals)
 				var before, now runtime.MemStats
 				runtime.GC()
 				runtime.ReadMemStats(&before)
@@ -119,9 +120,10 @@ func TestMemoryIsBounded(t *testing.T) {
 			})
 			return inUse, done
 		}
-		short, few := heap(20_000)
-		long, many := heap(200_000)
-		t.Logf("rate %v: %d KB after %d operations, %d KB after %d", rate, short>>10, few, long>>10, many)
+		short, few := heap(20_000, 10)
+		long, many := heap(200_000, 10)
+		fine, _ := heap(200_000, 600)
+		t.Logf("rate %v: %d KB after %d operations, %d KB after %d, %d KB with 600 intervals", rate, short>>10, few, long>>10, many, fine>>10)
 		if many < 9*few {
 			t.Fatalf("%d operations are not ten times %d", many, few)
 		}
@@ -133,6 +135,9 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 		if growth := int64(long) - int64(short); growth > 512<<10 {
 			t.Errorf("rate %v: ten times the operations take %d KB more", rate, growth>>10)
+		}
+		if growth := int64(fine) - int64(long); growth > 600*8<<10 {
+			t.Errorf("rate %v: 600 intervals instead of 10 take %d KB more", rate, growth>>10)
 		}
 	}
 }
