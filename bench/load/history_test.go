@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,11 +14,14 @@ import (
 func TestHistories(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")
+		var mu sync.Mutex
 		var sent [20]int // by key
 		f := newFake(func(ctx context.Context, since time.Duration, ops []Op, results []Result) error {
 			if err := sleep(ctx, time.Millisecond); err != nil {
 				return err
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			for i := range ops {
 				sent[index(ops[i].Key)]++
 				results[i].Found, results[i].Value = ops[i].Kind == Get, []byte("v")
