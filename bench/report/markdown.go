@@ -78,6 +78,7 @@ func (d *Data) Markdown(w io.Writer) error {
 		fmt.Fprintf(&b, "| %s | %s |\n", md(f.Name), md(f.Value))
 	}
 	fmt.Fprintf(&b, "\n    %s\n", plain(d.command()))
+	d.writeGoMarkdown(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

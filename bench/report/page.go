@@ -53,6 +53,7 @@ type page struct {
 	Invalid, Skipped, Errors []string
 	Environment              []fact
 	Command, Source          string
+	GoSettings               []goSettings
 	Words                    []fact
 }
 
@@ -68,6 +69,7 @@ func newPage(d *Data) *page {
 		Stages: d.stages(), Resources: d.resources(), Costs: d.costTable(), Usage: d.usageCharts(), Profiles: d.profiles(),
 		Invalid: d.invalid(), Skipped: d.skipped(), Errors: d.errorCodes(),
 		Environment: d.environment(), Command: d.command(), Source: strings.TrimSpace(info.Source), Words: slices.Concat(words(), d.outageWords()),
+		GoSettings: d.goSettings(),
 	}
 	p.Rates, p.RateNote, p.Searched = d.rates(), d.rateNote(), run.Objective != nil
 	p.Throughput, p.ThroughputNote = c.throughput()

@@ -71,6 +71,9 @@ func (d *Data) Text(w io.Writer) error {
 		fmt.Fprintf(&b, "\nRun folder: %s\n", plain(d.Dir))
 	}
 	fmt.Fprintf(&b, "Again:      %s\n", plain(d.command()))
+	if len(d.goSettings()) > 0 && d.Dir != "" {
+		fmt.Fprintf(&b, "As Go code: raftbench report %s --format go\n", plain(shellQuote(d.Dir)))
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

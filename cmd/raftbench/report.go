@@ -14,6 +14,7 @@ var formats = map[string]func(io.Writer, []*report.Data) error{
 	"text": each((*report.Data).Text, "\n"),
 	"md":   each((*report.Data).Markdown, "\n---\n\n"),
 	"csv":  report.CSV,
+	"go":   each((*report.Data).Go, "\n"),
 	"html": func(w io.Writer, runs []*report.Data) error {
 		if len(runs) == 1 {
 			return runs[0].HTML(w)
@@ -50,7 +51,7 @@ func reportCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			write, ok := formats[format]
 			if !ok {
-				return usageErrorf("format %q is not one of text, md, html, csv", format)
+				return usageErrorf("format %q is not one of text, md, html, csv, go", format)
 			}
 			var runs []*report.Data
 			for _, name := range args {
@@ -67,6 +68,6 @@ func reportCommand() *cobra.Command {
 			return write(cmd.OutOrStdout(), runs)
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "text", "text, md, html or csv")
+	cmd.Flags().StringVar(&format, "format", "text", "text, md, html, csv, or go, the settings of the best variants as Go code")
 	return cmd
 }

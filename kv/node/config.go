@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/raft/v3"
+
 	"raftlab/kv/replica"
 	"raftlab/kv/storage"
 	"raftlab/transport"
@@ -18,7 +20,8 @@ import (
 // Config says how one node is built. Each field with a knob tag is, under that
 // name, a flag of `raftkv serve`, a key of an experiment, a column of a report
 // and a key of the run record; Knobs walks them. The source tag names the
-// setting of raft or gRPC that the knob becomes.
+// setting of raft, gRPC or the runtime that the knob becomes; of one with kind
+// strategy there is none, it says what a node does itself.
 //
 // Fields left at zero whose usage says "default: ..." are derived by Effective
 // from the others; only what was set by hand can conflict.
@@ -32,15 +35,15 @@ type Config struct {
 
 	MaxMessage Size      `knob:"max-message" usage:"largest gRPC message the peer port accepts" source:"grpc.MaxRecvMsgSize (peer port)"`
 	MaxRequest Size      `knob:"max-request" usage:"largest gRPC message the client port accepts" source:"grpc.MaxRecvMsgSize (client port)"`
-	Chunking   string    `knob:"chunking" values:"none,raft,count,reactive,bounded,fragment" usage:"how a raft message above the peer's limit is split"`
-	ChunkSize  ChunkSize `knob:"chunk-size" usage:"largest encoded frame between nodes, inclusive; auto moves it with goodput, by peer (default: 1MiB or max-message, whichever is less)"`
-	ChunkCount int       `knob:"chunk-count" usage:"entries a message, for chunking count"`
+	Chunking   string    `knob:"chunking" kind:"strategy" values:"none,raft,count,reactive,bounded,fragment" usage:"how a raft message above the peer's limit is split"`
+	ChunkSize  ChunkSize `knob:"chunk-size" kind:"strategy" usage:"largest encoded frame between nodes, inclusive; auto moves it with goodput, by peer (default: 1MiB or max-message, whichever is less)"`
+	ChunkCount int       `knob:"chunk-count" kind:"strategy" usage:"entries a message, for chunking count"`
 	AppendSize Size      `knob:"append-size" usage:"entry bytes that raft puts in one append message (default: chunk-size less framing for chunking raft, else 16MiB)" source:"raft.Config.MaxSizePerMsg"`
 
-	Transport   string `knob:"transport" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
-	Codec       string `knob:"codec" values:"proto,append,scatter" usage:"how frames become bytes, always the same ones: by the stock protobuf marshaller, by hand into one buffer, or by hand with large data passed on uncopied"`
-	Compression string `knob:"compression" values:"none,gzip,zstd,snappy,s2" usage:"how messages to peers are compressed, each by itself. Limits hold before and after: a frame is planned by its size uncompressed, and stays 64 bytes and 1/2048 below max-message in case it does not compress"`
-	Lanes       string `knob:"lanes" values:"shared,split" usage:"split gives control messages a connection of their own"`
+	Transport   string `knob:"transport" kind:"strategy" values:"unary,stream" usage:"how frames travel between nodes: one RPC each, or long-lived streams"`
+	Codec       string `knob:"codec" kind:"strategy" values:"proto,append,scatter" usage:"how frames become bytes, always the same ones: by the stock protobuf marshaller, by hand into one buffer, or by hand with large data passed on uncopied"`
+	Compression string `knob:"compression" values:"none,gzip,zstd,snappy,s2" source:"grpc.UseCompressor (peer port)" usage:"how messages to peers are compressed, each by itself. Limits hold before and after: a frame is planned by its size uncompressed, and stays 64 bytes and 1/2048 below max-message in case it does not compress"`
+	Lanes       string `knob:"lanes" kind:"strategy" values:"shared,split" usage:"split gives control messages a connection of their own"`
 	PeerQueue   Size   `knob:"peer-queue" usage:"bytes queued for a peer before messages to it are dropped"`
 
 	LinkDelay     time.Duration `knob:"link-delay" usage:"hold every message to a peer for this long, as a slower network would"`
@@ -57,13 +60,13 @@ type Config struct {
 	SnapshotKeep    time.Duration `knob:"snapshot-keep" usage:"how long a snapshot whose transfer broke off can be resumed; the log waits for it too (0: each transfer begins anew)"`
 	SnapshotLimit   Size          `knob:"snapshot-limit" usage:"bytes of all snapshots being taken in; above it they are refused"`
 
-	Batching   string `knob:"batching" values:"none,greedy,linger,nagle" usage:"how waiting commands are gathered into one proposal"`
-	Linger     Linger `knob:"linger" usage:"how long the first waiting command waits for others, for batching linger; auto finds out what pays at the present load"`
-	BatchCount int    `knob:"batch-count" usage:"most commands in one proposal"`
-	BatchSize  Size   `knob:"batch-size" usage:"most command bytes in one proposal"`
-	Packing    string `knob:"packing" values:"entry,packed" usage:"one command a raft entry, or many"`
+	Batching   string `knob:"batching" kind:"strategy" values:"none,greedy,linger,nagle" usage:"how waiting commands are gathered into one proposal"`
+	Linger     Linger `knob:"linger" kind:"strategy" usage:"how long the first waiting command waits for others, for batching linger; auto finds out what pays at the present load"`
+	BatchCount int    `knob:"batch-count" kind:"strategy" usage:"most commands in one proposal"`
+	BatchSize  Size   `knob:"batch-size" kind:"strategy" usage:"most command bytes in one proposal"`
+	Packing    string `knob:"packing" kind:"strategy" values:"entry,packed" usage:"one command a raft entry, or many"`
 
-	Tick           time.Duration `knob:"tick" usage:"length of a raft tick"`
+	Tick           time.Duration `knob:"tick" usage:"length of a raft tick" source:"raft.RawNode.Tick"`
 	HeartbeatTicks int           `knob:"heartbeat-ticks" usage:"ticks between heartbeats" source:"raft.Config.HeartbeatTick"`
 	ElectionTicks  int           `knob:"election-ticks" usage:"ticks without a leader before an election" source:"raft.Config.ElectionTick"`
 	InflightMsgs   int           `knob:"inflight-messages" usage:"append messages in flight to a peer" source:"raft.Config.MaxInflightMsgs"`
@@ -71,8 +74,8 @@ type Config struct {
 	Uncommitted    Size          `knob:"uncommitted" usage:"bytes of proposals not yet committed before more are held back" source:"raft.Config.MaxUncommittedEntriesSize"`
 	ApplySize      Size          `knob:"apply-size" usage:"bytes of committed entries being applied at a time" source:"raft.Config.MaxCommittedSizePerReady"`
 
-	Storage   string `knob:"storage" values:"memory,wal" usage:"where the raft log is: in memory, or in a journal on disk with which the node comes back after a crash"`
-	Sync      string `knob:"sync" values:"always,batched,never" usage:"when storage wal calls fsync: for each append, for all that queued up, or never (a crash of the machine loses acknowledged writes, one of the process does not)"`
+	Storage   string `knob:"storage" kind:"strategy" values:"memory,wal" usage:"where the raft log is: in memory, or in a journal on disk with which the node comes back after a crash"`
+	Sync      string `knob:"sync" kind:"strategy" values:"always,batched,never" usage:"when storage wal calls fsync: for each append, for all that queued up, or never (a crash of the machine loses acknowledged writes, one of the process does not)"`
 	DataDir   string `knob:"data-dir" kind:"identity" usage:"folder of this node's journal and snapshots, for storage wal; made if it is not there"`
 	SaveAfter Size   `knob:"save-after" usage:"journal bytes after which a snapshot is saved and the journal cut, or as many as the last snapshot had, whichever is more"`
 
@@ -191,6 +194,26 @@ func (c Config) Effective() Config {
 		c.InflightBytes = max(64<<20, 2*c.AppendSize)
 	}
 	return c
+}
+
+// replica is what a replica is built from, as far as a config alone says it.
+func (c Config) replica() replica.Config {
+	return replica.Config{
+		ID:   c.ID,
+		Tick: c.Tick, HeartbeatTicks: c.HeartbeatTicks, ElectionTicks: c.ElectionTicks,
+		AppendSize: uint64(c.AppendSize), InflightMsgs: c.InflightMsgs, InflightBytes: uint64(c.InflightBytes),
+		Uncommitted: uint64(c.Uncommitted), ApplySize: uint64(c.ApplySize), SaveAfter: int64(c.SaveAfter),
+		LogEntries: uint64(c.LogEntries), LogSize: uint64(c.LogSize), SnapshotKeep: c.SnapshotKeep,
+		AdmissionOps: int64(c.AdmissionOps), AdmissionBytes: int64(c.AdmissionBytes),
+		Stages: c.Stages == StagesOn,
+	}
+}
+
+// Raft is what a node of this config, after Effective, configures raft with, but
+// for storage and logger.
+func (c Config) Raft() raft.Config {
+	rc := c.replica()
+	return rc.Raft()
 }
 
 // startChunk is the chunk size as far as it does not move: what was set, or what

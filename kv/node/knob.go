@@ -20,6 +20,8 @@ type Knob struct {
 	Values []string // what it may be; empty for numbers and addresses
 	// Identity knobs say which node this is; they are no axis of an experiment.
 	Identity bool
+	// Strategy knobs say what a node does itself; no library has them.
+	Strategy bool
 
 	field reflect.Value
 }
@@ -43,7 +45,7 @@ func KnobsOf(c any) []Knob {
 		}
 		k := Knob{
 			Name: name, Usage: tag.Get("usage"), Source: tag.Get("source"),
-			Identity: tag.Get("kind") == "identity", field: v.Field(i),
+			Identity: tag.Get("kind") == "identity", Strategy: tag.Get("kind") == "strategy", field: v.Field(i),
 		}
 		if values := tag.Get("values"); values != "" {
 			k.Values = strings.Split(values, ",")

@@ -178,22 +178,12 @@ func (n *Node) assemble(o Options) error {
 	if err != nil {
 		return err
 	}
-	n.replica, err = replica.New(replica.Config{
-		ID: n.cfg.ID, Incarnation: n.run,
-		Tick: n.cfg.Tick, HeartbeatTicks: n.cfg.HeartbeatTicks, ElectionTicks: n.cfg.ElectionTicks,
-		AppendSize: uint64(n.cfg.AppendSize), InflightMsgs: n.cfg.InflightMsgs, InflightBytes: uint64(n.cfg.InflightBytes),
-		Uncommitted: uint64(n.cfg.Uncommitted), ApplySize: uint64(n.cfg.ApplySize),
-		Journal: n.journal(), SaveAfter: int64(n.cfg.SaveAfter),
-		Batcher:    batcher,
-		Packer:     replica.Packer{Packed: n.cfg.Packing == replica.PackPacked, Size: packSize(n.cfg, o.Network != nil)},
-		LogEntries: uint64(n.cfg.LogEntries), LogSize: uint64(n.cfg.LogSize), SnapshotKeep: n.cfg.SnapshotKeep,
-		AdmissionOps: int64(n.cfg.AdmissionOps), AdmissionBytes: int64(n.cfg.AdmissionBytes),
-		Stages:            n.cfg.Stages == StagesOn,
-		Send:              func(ms []*raftpb.Message) { n.transport.Send(ms) },
-		MembershipChanged: n.membershipChanged,
-		LeaderChanged:     n.leaderChanged,
-		Logger:            n.log,
-	}, memory, n.store)
+	cfg := n.cfg.replica()
+	cfg.Incarnation, cfg.Journal, cfg.Batcher = n.run, n.journal(), batcher
+	cfg.Packer = replica.Packer{Packed: n.cfg.Packing == replica.PackPacked, Size: packSize(n.cfg, o.Network != nil)}
+	cfg.Send = func(ms []*raftpb.Message) { n.transport.Send(ms) }
+	cfg.MembershipChanged, cfg.LeaderChanged, cfg.Logger = n.membershipChanged, n.leaderChanged, n.log
+	n.replica, err = replica.New(cfg, memory, n.store)
 	if err != nil {
 		return err
 	}

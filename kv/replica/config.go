@@ -65,8 +65,28 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// raftConfig turns the settings into raft's, with the choices that are not
-// knobs (raft traps 2, 3 and 11).
+// Raft is what raft is configured with, but for its storage and logger: the
+// settings, and the choices that are not knobs (raft traps 2, 3 and 11).
+func (c *Config) Raft() raft.Config {
+	return raft.Config{
+		ID:                        c.ID,
+		ElectionTick:              c.ElectionTicks,
+		HeartbeatTick:             c.HeartbeatTicks,
+		AsyncStorageWrites:        true,
+		MaxSizePerMsg:             c.AppendSize,
+		MaxCommittedSizePerReady:  c.ApplySize,
+		MaxUncommittedEntriesSize: c.Uncommitted,
+		MaxInflightMsgs:           c.InflightMsgs,
+		MaxInflightBytes:          c.InflightBytes,
+		// Not StepDownOnRemoval: see Core.leave.
+		CheckQuorum:               true,
+		PreVote:                   true,
+		ReadOnlyOption:            raft.ReadOnlySafe,
+		DisableProposalForwarding: true,
+	}
+}
+
+// raftConfig checks the settings and turns them into raft's.
 func (c *Config) raftConfig(storage raft.Storage) (*raft.Config, error) {
 	switch {
 	case c.Incarnation == 0:
@@ -82,22 +102,7 @@ func (c *Config) raftConfig(storage raft.Storage) (*raft.Config, error) {
 	case c.InflightMsgs < 1:
 		return nil, fmt.Errorf("inflight-messages %d must be at least 1", c.InflightMsgs)
 	}
-	return &raft.Config{
-		ID:                        c.ID,
-		ElectionTick:              c.ElectionTicks,
-		HeartbeatTick:             c.HeartbeatTicks,
-		Storage:                   storage,
-		AsyncStorageWrites:        true,
-		MaxSizePerMsg:             c.AppendSize,
-		MaxCommittedSizePerReady:  c.ApplySize,
-		MaxUncommittedEntriesSize: c.Uncommitted,
-		MaxInflightMsgs:           c.InflightMsgs,
-		MaxInflightBytes:          c.InflightBytes,
-		// Not StepDownOnRemoval: see Core.leave.
-		CheckQuorum:               true,
-		PreVote:                   true,
-		ReadOnlyOption:            raft.ReadOnlySafe,
-		DisableProposalForwarding: true,
-		Logger:                    &raftLogger{c.Logger},
-	}, nil
+	rc := c.Raft()
+	rc.Storage, rc.Logger = storage, &raftLogger{c.Logger}
+	return &rc, nil
 }
