@@ -26,7 +26,9 @@ const (
 const (
 	TargetUnary    = "unary"
 	TargetPipeline = "pipeline"
+	TargetCoalesce = "coalesce"
 	TargetDirect   = "direct"
+	TargetBare     = "bare"
 	TargetWire     = "wire"
 	TargetRelay    = "relay"
 	TargetEtcd     = "etcd"
@@ -41,7 +43,7 @@ type Load struct {
 	// ServerBin is a path; empty for the one that raftbench finds.
 	ServerBin string `knob:"server-bin" usage:"the raftkv that topology processes starts (default: see run --help)"`
 	Nodes     int    `knob:"nodes" usage:"nodes of the cluster"`
-	Target    string `knob:"target" values:"unary,pipeline,direct,wire,relay,etcd" usage:"what is driven: one RPC an operation, the Stream RPC, the replica without client RPC, a bare gRPC echo, one that first relays puts to a majority, or an etcd that runs already by its own client"`
+	Target    string `knob:"target" values:"unary,pipeline,coalesce,direct,bare,wire,relay,etcd" usage:"what is driven: one RPC an operation, the Stream RPC, calls of one operation that the client gathers into Stream messages, the replica without client RPC, the raft library in a loop, a bare gRPC echo, one that first relays puts to a majority, or an etcd that runs already by its own client"`
 
 	Wire string `knob:"wire" values:"unary,stream" usage:"which API target wire or relay serves"`
 
@@ -223,17 +225,17 @@ func (s *Settings) reads(key string) bool {
 	case "nodes":
 		return l.Topology != TopologyExternal && l.Target != TargetWire // the followers of a relay too
 	case "conns":
-		return l.Target != TargetDirect
+		return l.Target != TargetDirect && l.Target != TargetBare
 	case "events":
-		return !isEcho(l.Target) && l.Target != TargetEtcd
+		return !isEcho(l.Target) && l.Target != TargetEtcd && l.Target != TargetBare
 	case "stages-slice":
-		return l.Topology != TopologyExternal && !isEcho(l.Target) && l.Target != TargetEtcd
+		return l.Topology != TopologyExternal && !isEcho(l.Target) && l.Target != TargetEtcd && l.Target != TargetBare
 	case "wire":
 		return isEcho(l.Target)
 	case serverBinKey:
 		return l.Topology == TopologyProcesses && !isEcho(l.Target)
 	case "ops-per-message":
-		return l.Target == TargetPipeline || l.Target == TargetDirect || isEcho(l.Target) && l.Wire == "stream"
+		return l.Target == TargetPipeline || l.Target == TargetDirect || l.Target == TargetBare || isEcho(l.Target) && l.Wire == "stream"
 	case "read-ratio":
 		return l.Op == "mixed"
 	case "read":
@@ -241,6 +243,13 @@ func (s *Settings) reads(key string) bool {
 	}
 	// From here on: how nodes are built.
 	if l.Topology == TopologyExternal {
+		return false
+	}
+	if l.Target == TargetBare {
+		switch key {
+		case "packing", "batch-count", "batch-size", "append-size", "inflight-messages", "inflight-bytes", "uncommitted", "apply-size", "log-entries", "gogc":
+			return true
+		}
 		return false
 	}
 	if isEcho(l.Target) {
@@ -298,6 +307,10 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 		return fmt.Sprintf("think-time %s has no meaning with rate-share %s, which a clock keeps", l.ThinkTime, plain(rateShareKey, l.RateShare))
 	case l.ThinkTime > 0 && l.Rate > 0:
 		return fmt.Sprintf("think-time %s has no meaning with rate %s, which a clock keeps", l.ThinkTime, plain("rate", l.Rate))
+	case l.Target == TargetBare && l.Topology != TopologyInProcess:
+		return fmt.Sprintf("target bare is raft in this process without a transport, not topology %s", l.Topology)
+	case l.Target == TargetBare && l.Op != "put" && !slices.Contains(target.EtcdReads(), l.Read):
+		return fmt.Sprintf("target bare has reads %s, not %s", strings.Join(target.EtcdReads(), " and "), l.Read)
 	case l.Target == TargetEtcd && l.Topology != TopologyExternal:
 		return "target etcd drives a cluster that runs already: --endpoints says where"
 	case l.Target == TargetEtcd && l.OpsPerMsg > 1 && axes("ops-per-message"):

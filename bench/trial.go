@@ -34,7 +34,7 @@ type rig struct {
 	variant *Planned
 	job     job
 
-	cluster *cluster.Cluster // nil for wire, relay and etcd
+	cluster *cluster.Cluster // nil for wire, relay, etcd and bare
 	echo    *echo            // nil for others
 	target  target.Target
 	closers []func() error
@@ -62,6 +62,8 @@ func (r *runner) openRig(ctx context.Context, v *Planned, j job) (_ *rig, err er
 	switch {
 	case isEcho(l.Target):
 		err = b.openEcho(ctx)
+	case l.Target == TargetBare:
+		err = b.openBare(ctx)
 	case l.Target == TargetEtcd:
 		err = b.openEtcd(ctx)
 	default:
@@ -114,10 +116,13 @@ func (b *rig) preload(ctx context.Context) error {
 // drives the window drives that alone. It returns the config with messages for it.
 func (b *rig) openFast(cfg load.Config) (target.Target, load.Config, error) {
 	fast := TargetPipeline
-	if own := b.variant.Settings.Load.Target; own == TargetDirect || own == TargetEtcd {
+	cfg.OpsPerMessage = max(1, min(fastOps, (1<<20)/(b.variant.Settings.Load.ValueSize.Most()+1)))
+	switch own := b.variant.Settings.Load.Target; own {
+	case TargetBare:
+		return b.target, cfg, nil // another would have a store of its own
+	case TargetDirect, TargetEtcd:
 		fast = own
 	}
-	cfg.OpsPerMessage = max(1, min(fastOps, (1<<20)/(b.variant.Settings.Load.ValueSize.Most()+1)))
 	t, err := b.openTarget(fast, "")
 	return t, cfg, err
 }
@@ -132,7 +137,7 @@ func (b *rig) openTarget(name, read string) (target.Target, error) {
 	if b.cluster != nil {
 		o.Endpoints, o.Dialer = b.cluster.Endpoints(), b.cluster.Dialer()
 	}
-	if name != TargetUnary {
+	if name != TargetUnary && name != TargetCoalesce {
 		o.OpsPerMessage = max(s.Load.OpsPerMsg, fastOps)
 	}
 	if name == TargetDirect {

@@ -3,7 +3,11 @@
 //
 //   - unary: kv/client, one RPC an operation.
 //   - pipeline: kv/client's Pipeline, the Stream RPC, many operations a message.
+//   - coalesce: kv/client's Coalescer, calls of one operation that it gathers into
+//     messages of the Stream RPC by itself.
 //   - direct: the leader in this process, no client RPC: its replica and store.
+//   - bare: the raft library in a loop with a node's packing, log and store, all
+//     nodes in one goroutine, no transport: what raft itself costs.
 //   - wire: a bare gRPC client against an echo server (echo.go) that decodes
 //     what it gets and answers with constants of the same shape, with the node's own
 //     server settings. It does no replication, so it is the ceiling of this API
@@ -22,5 +26,5 @@
 // majority. There is one gRPC stream to each follower. Followers keep nothing.
 //
 // Each session has one message under way; concurrency is the number of clients.
-// unary, pipeline and direct send to the leader and follow it.
+// unary, pipeline, coalesce and direct send to the leader and follow it.
 package target

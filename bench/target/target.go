@@ -18,14 +18,16 @@ import (
 const (
 	Unary    = "unary"
 	Pipeline = "pipeline"
+	Coalesce = "coalesce"
 	Direct   = "direct"
+	Bare     = "bare"
 	Wire     = "wire"
 	Relay    = "relay"
 	Etcd     = "etcd"
 )
 
 // Names lists all targets.
-func Names() []string { return []string{Unary, Pipeline, Direct, Wire, Relay, Etcd} }
+func Names() []string { return []string{Unary, Pipeline, Coalesce, Direct, Bare, Wire, Relay, Etcd} }
 
 // Target is what New makes. Its sessions have to be closed before it.
 type Target interface {
@@ -37,7 +39,7 @@ type Target interface {
 // Options say where a target is and how it is reached.
 type Options struct {
 	// Endpoints are client addresses of the nodes, any of them; for wire
-	// and relay the address of the one server. Not for direct.
+	// and relay the address of the one server. Not for direct and bare.
 	Endpoints []string
 	// Conns is the number of connections (to each node) that the clients share,
 	// in turn; 0 means one.
@@ -53,6 +55,10 @@ type Options struct {
 	Stream bool
 	// Direct are the nodes of this process, for direct.
 	Direct []*node.Node
+	// Node and Nodes are the settings and the number of nodes of bare; zero means
+	// the nodes' default and 1.
+	Node  node.Config
+	Nodes int
 	// Dialer connects to an address; nil is TCP.
 	Dialer func(ctx context.Context, address string) (net.Conn, error)
 	// MaxRequest and GRPCWindow are the nodes' knobs of those names, in bytes;
@@ -74,6 +80,9 @@ func New(name string, o Options) (Target, error) {
 	if o.GRPCWindow == 0 {
 		o.GRPCWindow = int(defaults.GRPCWindow)
 	}
+	if o.Node == (node.Config{}) {
+		o.Node = defaults
+	}
 	if o.Read != "" {
 		var err error
 		if o.read, err = client.ParseRead(o.Read); err != nil {
@@ -83,14 +92,17 @@ func New(name string, o Options) (Target, error) {
 	if !slices.Contains(Names(), name) {
 		return nil, fmt.Errorf("target %q is not one of %s", name, strings.Join(Names(), ", "))
 	}
-	if name == Unary && o.OpsPerMessage > 1 {
-		return nil, fmt.Errorf("target unary sends one operation a message: ops-per-message %d needs pipeline", o.OpsPerMessage)
+	if (name == Unary || name == Coalesce) && o.OpsPerMessage > 1 {
+		return nil, fmt.Errorf("target %s makes calls of one operation: ops-per-message %d needs pipeline", name, o.OpsPerMessage)
 	}
 	if name == Direct {
 		if len(o.Direct) == 0 {
 			return nil, fmt.Errorf("target direct needs the nodes in this process: topology in-process or in-process-grpc")
 		}
 		return &direct{nodes: o.Direct, read: o.read}, nil
+	}
+	if name == Bare {
+		return newBare(o)
 	}
 	if len(o.Endpoints) == 0 {
 		return nil, fmt.Errorf("target %s has no endpoints", name)
@@ -106,6 +118,9 @@ func New(name string, o Options) (Target, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w", name, err)
+	}
+	if name == Coalesce {
+		return &coalesce{client: c, options: o}, nil
 	}
 	return &cluster{client: c, stream: name == Pipeline, options: o}, nil
 }

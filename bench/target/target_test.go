@@ -30,8 +30,9 @@ func TestNewRefuses(t *testing.T) {
 		options target.Options
 		want    string
 	}{
-		{"telnet", target.Options{Endpoints: some}, `target "telnet" is not one of unary, pipeline, direct, wire, relay`},
+		{"telnet", target.Options{Endpoints: some}, `target "telnet" is not one of unary, pipeline, coalesce, direct, bare, wire, relay, etcd`},
 		{target.Unary, target.Options{Endpoints: some, OpsPerMessage: 64}, "ops-per-message 64 needs pipeline"},
+		{target.Coalesce, target.Options{Endpoints: some, OpsPerMessage: 2}, "target coalesce makes calls of one operation"},
 		{target.Unary, target.Options{}, "target unary has no endpoints"},
 		{target.Wire, target.Options{}, "target wire has no endpoints"},
 		{target.Direct, target.Options{Endpoints: some}, "target direct needs the nodes in this process"},
@@ -276,6 +277,8 @@ func TestClusterTargets(t *testing.T) {
 			{target.Unary, 1, "lease"},
 			{target.Unary, 1, "follower"},
 			{target.Unary, 1, "stale"},
+			{target.Coalesce, 1, ""},
+			{target.Coalesce, 1, "follower"},
 			{target.Pipeline, 1, "linearizable"},
 			{target.Pipeline, 8, "lease"},
 			{target.Pipeline, 8, "follower"},

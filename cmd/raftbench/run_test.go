@@ -26,9 +26,10 @@ name: smoke
 question: Does everything work together?
 fixed: {keys: 100, clients: 4}
 arms:
-  - {topology: in-process, target: direct, op: put}
+  - {topology: in-process, target: [direct, bare], op: [put, mixed]}
   - {topology: in-process-grpc, target: unary, op: put}
   - {topology: processes, target: unary, op: [put, get], stages-slice: 50ms}
+  - {topology: processes, target: coalesce, op: mixed, read: follower}
   - {topology: [in-process-grpc, processes], target: pipeline, op: mixed, ops-per-message: 8}
   - {topology: in-process-grpc, listener: bufconn, target: unary, op: put, rate: 500}
   - {topology: processes, target: pipeline, op: mixed, ops-per-message: 4, key-distribution: latest, key-size: 8..64, value-size: 16..2KiB}

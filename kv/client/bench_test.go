@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"raftlab/kv/client"
 	"raftlab/kv/client/clienttest"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
@@ -23,6 +24,18 @@ func BenchmarkClient(b *testing.B) {
 				key := fmt.Appendf(nil, "key-%012d", client)
 				return func() error {
 					_, err := c.Put(b.Context(), key, value)
+					return err
+				}
+			})
+		})
+	}
+	for _, clients := range []int{1, 16, 64, 256} {
+		b.Run(fmt.Sprintf("target=coalesce/clients=%d", clients), func(b *testing.B) {
+			g := coalescer(b, open(b, clienttest.Start(b, 1)), client.ReadLinearizable)
+			drive(b, clients, 1, func(client int) func() error {
+				key := fmt.Appendf(nil, "key-%012d", client)
+				return func() error {
+					_, err := g.Put(b.Context(), key, value)
 					return err
 				}
 			})

@@ -60,5 +60,11 @@
 //	p, err := c.NewPipeline(ctx)
 //	results, err := p.Do(ctx, operations)
 //
+// A [Coalescer] does so for calls of one operation each, made by many goroutines
+// that know nothing of each other:
+//
+//	g, err := c.NewCoalescer(ctx, client.ReadLinearizable)
+//	w, err := g.Put(ctx, []byte("greeting"), []byte("hello"))
+//
 // Read pipeline.go for what is sent again, stream.go for one stream's life.
 package client
