@@ -83,12 +83,15 @@ func newGoCode(title string, s *Settings) *goCode {
 			}
 		}
 		if k.Strategy && s.reads(k.Name) {
-			c.Own = append(c.Own, goSetting{k.Name, k.String(), k.Usage})
+			usage, _, _ := strings.Cut(k.Usage, ";")
+			c.Own = append(c.Own, goSetting{k.Name, k.String(), usage})
 		}
 	}
 	for _, k := range node.KnobsOf(&s.Load) {
 		switch k.Name {
-		case "target", "ops-per-message", "read":
+		case "target":
+			c.Own = append(c.Own, goSetting{k.Name, k.String(), targetMeans[k.String()]})
+		case "ops-per-message", "read":
 			if s.reads(k.Name) {
 				c.Own = append(c.Own, goSetting{k.Name, k.String(), k.Usage})
 			}
@@ -96,6 +99,15 @@ func newGoCode(title string, s *Settings) *goCode {
 	}
 	c.raft(reflect.ValueOf(s.Node.Raft()), fields)
 	return c
+}
+
+// targetMeans says what a service would have for clients.
+var targetMeans = map[string]string{
+	TargetUnary:    "one RPC an operation",
+	TargetPipeline: "a stream of messages with many operations each, as kv/client's Pipeline",
+	TargetCoalesce: "calls of one operation, gathered into messages of a stream, as kv/client's Coalescer",
+	TargetDirect:   "calls within the leader's process",
+	TargetBare:     "raft in a loop of the caller's",
 }
 
 // raftChoices say of fields that no knob moves what they ask of a service.

@@ -71,12 +71,15 @@ func TestGoCodeSays(t *testing.T) {
 		"those of v07, topology=processes/chunking=bounded", "MaxSizePerMsg: 2 << 20, // append-size", "MaxInflightMsgs: 256, // inflight-messages",
 		"PreVote: true,", "CheckQuorum: true,", "ElectionTick: 10, // election-ticks", "const Tick = 100 * time.Millisecond // tick",
 		"grpc.MaxRecvMsgSize(8 << 20), // max-message", "grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(8 << 20)), // max-message",
-		"grpc.WithStaticStreamWindowSize(1 << 20), // grpc-window", "grpc.NumStreamWorkers(16), // stream-workers",
-		"debug.SetGCPercent(400) // gogc", "chunking bounded: ", "chunk-size 256KiB: ", "target pipeline: ", "share 3 to each node",
+		"grpc.WithStaticStreamWindowSize(1 << 20), // grpc-window", "grpc.NumStreamWorkers(16), // stream-workers", "target pipeline: a stream of messages",
+		"debug.SetGCPercent(400) // gogc", "chunking bounded: ", "chunk-size 256KiB: ", "share 3 to each node",
 	} {
 		if !strings.Contains(code, want) {
 			t.Errorf("it lacks %q", want)
 		}
+	}
+	if strings.Count(code, "NumStreamWorkers") != 1 {
+		t.Error("the peer port has workers")
 	}
 	if strings.Contains(code, "linger 0s:") || strings.Contains(code, "chunk-count") {
 		t.Error("it tells of what is not read")

@@ -87,7 +87,7 @@ type Config struct {
 	Stages string `knob:"stages" values:"on,off" usage:"measure how long writes take from one stage to the next; the debug port shows it and can change it, and status shows it"`
 
 	GRPCWindow    Size `knob:"grpc-window" usage:"HTTP/2 window of streams and connections (0: as gRPC estimates it)" source:"grpc.StaticStreamWindowSize, grpc.StaticConnWindowSize"`
-	StreamWorkers int  `knob:"stream-workers" usage:"goroutines that serve client streams (0: one for each)" source:"grpc.NumStreamWorkers"`
+	StreamWorkers int  `knob:"stream-workers" usage:"goroutines that serve client streams (0: one for each)" source:"grpc.NumStreamWorkers (client port)"`
 	GOGC          int  `knob:"gogc" usage:"garbage collector's target percentage" source:"debug.SetGCPercent"`
 
 	ScanPage    int           `knob:"scan-page" usage:"most keys in a page of Scan"`
