@@ -202,7 +202,7 @@ func (d *Data) stageCosts() []string {
 func (d *Data) stageLines() []string {
 	var out []string
 	for _, v := range d.staged() {
-		line := v.Variant.ID
+		var bands []string
 		for _, band := range waterfallBands {
 			var parts []string
 			for _, s := range stageRows {
@@ -212,9 +212,9 @@ func (d *Data) stageLines() []string {
 					}
 				}
 			}
-			line += " " + band.title + ": " + strings.Join(parts, ", ") + ";"
+			bands = append(bands, band.title+": "+strings.Join(parts, ", "))
 		}
-		out = append(out, strings.TrimSuffix(line, ";"))
+		out = append(out, v.Variant.ID+" "+strings.Join(bands, "; "))
 	}
 	return append(out, d.stageCosts()...)
 }

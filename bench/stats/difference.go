@@ -30,8 +30,10 @@ func Mean(values []float64, confidence float64) Estimate {
 // missing are left out.
 func Difference(a, b []float64, confidence float64) Estimate {
 	var differences []float64
-	for i := range min(len(a), len(b)) {
-		differences = append(differences, a[i]-b[i])
+	for i, x := range a {
+		if i < len(b) {
+			differences = append(differences, x-b[i])
+		}
 	}
 	return Mean(differences, confidence)
 }

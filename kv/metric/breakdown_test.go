@@ -78,7 +78,7 @@ func TestBreakdownOfTheSlow(t *testing.T) {
 	if got := s.Between(0.45, 0.55); len(got) != 2 || math.Abs(got[0]-100) > 1e-9 || math.Abs(got[1]-10) > 1e-9 {
 		t.Errorf("the middle is %v", got)
 	}
-	if got := (BreakdownSnapshot)(nil).Between(0, 1); got != nil {
+	if got := BreakdownSnapshot(nil).Between(0, 1); got != nil {
 		t.Errorf("nothing is %v", got)
 	}
 	if n := testing.AllocsPerRun(1000, func() { b.RecordN(1, 12, 34) }); n != 0 {
