@@ -107,7 +107,8 @@ func named(c *bench.Comparison, g bench.Gate) []string {
 		}
 		name := r.Variant
 		if c.Axis != "" {
-			name = strings.TrimPrefix(name+" "+c.Axis+"="+r.SideB, " ")
+			// What has no other axis is called default.
+			name = strings.TrimPrefix(name+" "+c.Axis+"="+r.SideB, "default ")
 		}
 		out = append(out, fmt.Sprintf("  %s, %s: %s", name, r.Metric, why))
 	}

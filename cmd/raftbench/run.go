@@ -279,6 +279,9 @@ func (f *runFlags) judge(run *bench.Run) error {
 	var violations []string
 	for i := range run.Trials {
 		t := &run.Trials[i]
+		if t.Kind != bench.TrialProfile {
+			violations = append(violations, t.Violations...)
+		}
 		if t.Kind != bench.TrialMeasured {
 			continue
 		}
@@ -286,7 +289,6 @@ func (f *runFlags) judge(run *bench.Run) error {
 		if t.Viable {
 			viable++
 		}
-		violations = append(violations, t.Violations...)
 		if t.Viable && !t.Valid {
 			invalid++
 		}
