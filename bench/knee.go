@@ -80,7 +80,7 @@ func (s *summarizer) knees() []Knee {
 // withoutRate tells variants apart but for their rates.
 func withoutRate(v *Variant) string {
 	var parts []string
-	for _, part := range strings.Split(v.Name, "/") {
+	for part := range strings.SplitSeq(v.Name, "/") {
 		if !strings.HasPrefix(part, "rate=") && !strings.HasPrefix(part, rateShareKey+"=") {
 			parts = append(parts, part)
 		}

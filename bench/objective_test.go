@@ -128,7 +128,7 @@ func simulated(t *testing.T, capacity float64, closedLoop float64, late func(ran
 			Variant: "v01", Kind: TrialSearch, Rate: rate, WindowS: 2, Viable: true, Valid: true, Operations: 1000, OpsPerS: closedLoop,
 			Response: map[string]Latency{}, Service: map[string]Latency{},
 		}
-		p99 := 5e6 * math.Pow(rate/capacity, 3) * 2 * math.Exp(0.05*random.NormFloat64())
+		p99 := 5e6 * 2 * (rate / capacity) * (rate / capacity) * (rate / capacity) * math.Exp(0.05*random.NormFloat64())
 		trial.Response["all"], trial.Service["all"] = Latency{P99Ns: int64(p99)}, Latency{P99Ns: int64(p99)}
 		if rate > 0 && late(random) {
 			trial.Valid, trial.Problem = false, "late"

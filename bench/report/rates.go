@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"raftlab/bench"
@@ -177,10 +178,8 @@ func (d *Data) rateLines() (head []string, lines [][]string) {
 		head = []string{"variant", "highest ops/s", "interval", "outcome", "trials", "closed loop"}
 		for _, f := range o.Rates {
 			name := f.Variant
-			for _, v := range d.Run.Variants {
-				if v.ID == f.Variant {
-					name += " " + v.Name
-				}
+			if i := slices.IndexFunc(d.Run.Variants, func(v bench.Variant) bool { return v.ID == f.Variant }); i >= 0 {
+				name += " " + d.Run.Variants[i].Name
 			}
 			rate, interval := absent, absent
 			if f.Outcome == bench.RateIsFound {
