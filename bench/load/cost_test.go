@@ -88,8 +88,8 @@ func (p patient) Do(_ context.Context, _ []Op, results []Result) error {
 // TestMemoryIsBounded: with 1,024 clients the generator's heap is what its
 // histograms, keys and clients take, and a run with ten times the operations has no
 // more of it. Only the time series grows, a point and a few lines of the .hlog an
-// interval: a window of 600 of them, the most that a long one has unless more are
-// asked for, has a few megabytes of it.
+// interval, and no more than 8 KB of it: a few megabytes for the 600 that a long
+// window has unless more are asked for.
 func TestMemoryIsBounded(t *testing.T) {
 	const clients = 1024
 	for _, rate := range []float64{0, 5000} {
@@ -120,10 +120,10 @@ func TestMemoryIsBounded(t *testing.T) {
 			})
 			return inUse, done
 		}
-		short, few := heap(20_000, 10)
-		long, many := heap(200_000, 10)
-		fine, _ := heap(200_000, 600)
-		t.Logf("rate %v: %d KB after %d operations, %d KB after %d, %d KB with 600 intervals", rate, short>>10, few, long>>10, many, fine>>10)
+		short, few := heap(10_000, 10)
+		long, many := heap(100_000, 10)
+		fine, _ := heap(10_000, 100)
+		t.Logf("rate %v: %d KB after %d operations, %d KB after %d, %d KB with 100 intervals", rate, short>>10, few, long>>10, many, fine>>10)
 		if many < 9*few {
 			t.Fatalf("%d operations are not ten times %d", many, few)
 		}
@@ -136,8 +136,8 @@ func TestMemoryIsBounded(t *testing.T) {
 		if growth := int64(long) - int64(short); growth > 512<<10 {
 			t.Errorf("rate %v: ten times the operations take %d KB more", rate, growth>>10)
 		}
-		if growth := int64(fine) - int64(long); growth > 600*8<<10 {
-			t.Errorf("rate %v: 600 intervals instead of 10 take %d KB more", rate, growth>>10)
+		if growth := int64(fine) - int64(short); growth > 100*8<<10 {
+			t.Errorf("rate %v: 100 intervals instead of 10 take %d KB more", rate, growth>>10)
 		}
 	}
 }
