@@ -17,16 +17,29 @@ type Completion struct {
 // Response is the response time of each of its operations.
 func (c Completion) Response() time.Duration { return c.End - c.Due }
 
-// complete keeps a message's completion, within the shard's share of
-// Config.Completions. The shard's lock is held.
-func (s *shard) complete(o *outcome, operations int64) {
+// completionChunk is how many are allocated at a time: a slice that grows would be
+// copied while clients wait.
+const completionChunk = 4096
+
+// completions keeps what befell a shard's messages, at most so many.
+type completions struct {
+	most, kept, excess int
+	chunks             [][]Completion
+}
+
+func (c *completions) add(done Completion) {
 	switch {
-	case s.most == 0:
-	case len(s.completions) < s.most:
-		s.completions = append(s.completions, Completion{o.due, o.end, int(operations)})
-	default:
-		s.excess++
+	case c.most == 0:
+		return
+	case c.kept == c.most:
+		c.excess++
+		return
+	case c.kept%completionChunk == 0:
+		c.chunks = append(c.chunks, make([]Completion, 0, completionChunk))
 	}
+	last := &c.chunks[len(c.chunks)-1]
+	*last = append(*last, done)
+	c.kept++
 }
 
 // completions merges those of all shards, by their ends. complete is false when
@@ -36,8 +49,8 @@ func (r *recorder) completions() (all []Completion, complete bool) {
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
-		all = append(all, s.completions...)
-		complete = complete && s.excess == 0
+		all = append(all, slices.Concat(s.completions.chunks...)...)
+		complete = complete && s.completions.excess == 0
 		s.mu.Unlock()
 	}
 	slices.SortFunc(all, func(a, b Completion) int { return cmp.Compare(a.End, b.End) })

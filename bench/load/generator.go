@@ -63,7 +63,7 @@ func run(ctx context.Context, cfg Config, target Target, onInterval func(Interva
 	g.rec = newRecorder(runtime.GOMAXPROCS(0), cfg.Keys, paced)
 	g.rec.sampler = newSampler(cfg.Sample, cfg.Keys)
 	for i := range g.rec.shards {
-		g.rec.shards[i].most = cfg.Completions / len(g.rec.shards)
+		g.rec.shards[i].completions.most = cfg.Completions / len(g.rec.shards)
 	}
 	streams := make([]*stream, cfg.Clients)
 	for i := range streams {

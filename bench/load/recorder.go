@@ -154,10 +154,9 @@ type shard struct {
 	mu     sync.Mutex
 	active *counts
 	spare  *counts // empty between two swaps
-	// Completions that are kept, at most so many, and how many were not.
-	completions  []Completion
-	most, excess int
-	_            [64]byte
+	// Of the whole window, not swapped.
+	completions completions
+	_           [64]byte
 }
 
 // recorder takes in outcomes from all clients.
@@ -210,7 +209,7 @@ func (s *shard) count(o *outcome) {
 	}
 	c.messages++
 	if n > 0 {
-		s.complete(o, n)
+		s.completions.add(Completion{o.due, o.end, int(n)})
 	}
 }
 
