@@ -232,7 +232,7 @@ addEventListener("load", () => {
   out.back = shown() === svg.querySelectorAll("g").length;
 });
 </script>`
-	out := browse(t, strings.Replace(render(t, d.HTML), "<body>", "<body>"+probe, 1))
+	out := browse(t, strings.Replace(render(t, d.HTML), "<body>", "<body>"+probe, 1), "1400,2000")
 	body := regexp.MustCompile(`<body[^>]*>`).FindString(out)
 	for _, want := range []string{
 		`data-stops="1"`, `data-all="true"`, `data-first="all"`, `data-child="generator"`, `data-beside="node`, fmt.Sprintf(`data-wide="%g"`, flameWidth),

@@ -330,8 +330,8 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-// browse opens a page in a browser and returns what its scripts made of it.
-func browse(t *testing.T, page string) string {
+// browse opens a page in a browser window of that size and returns what its scripts made of it.
+func browse(t *testing.T, page, window string) string {
 	t.Helper()
 	browser := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -349,7 +349,7 @@ func browse(t *testing.T, page string) string {
 	}
 	cmd := exec.CommandContext(t.Context(), browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
 		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
-		"--user-data-dir="+t.TempDir(), "--window-size=1400,2000", "--dump-dom", "file://"+file)
+		"--user-data-dir="+t.TempDir(), "--window-size="+window, "--dump-dom", "file://"+file)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -384,7 +384,7 @@ addEventListener("load", () => {
 });
 </script>`
 	page = strings.Replace(page, "<body>", "<body>"+probe, 1)
-	out := browse(t, page)
+	out := browse(t, page, "1400,2000")
 	body := regexp.MustCompile(`<body[^>]*>`).FindString(out)
 	best := slices.MaxFunc(d.Summary.Variants, func(a, b bench.VariantSummary) int { return int(a.OpsPerS.Center - b.OpsPerS.Center) })
 	for _, want := range []string{
@@ -398,5 +398,18 @@ addEventListener("load", () => {
 		if !strings.Contains(out, `<section id="`+section+`"`) {
 			t.Errorf("no section %s", section)
 		}
+	}
+}
+
+// On a phone nothing but what scrolls by itself is wider than the screen.
+func TestChromiumNarrow(t *testing.T) {
+	d, _ := chunkLike(2)
+	probe := `<script>addEventListener("load", () => {
+  document.body.dataset.wide = document.documentElement.scrollWidth > innerWidth;
+  document.body.dataset.narrow = innerWidth <= 500;
+});</script>`
+	body := regexp.MustCompile(`<body[^>]*>`).FindString(browse(t, strings.Replace(render(t, d.HTML), "<body>", "<body>"+probe, 1), "500,900"))
+	if !strings.Contains(body, `data-wide="false"`) || !strings.Contains(body, `data-narrow="true"`) {
+		t.Errorf("the page is wider than its window: %s", body)
 	}
 }
