@@ -33,7 +33,7 @@ func TestEtcd(t *testing.T) {
 		t.Errorf("%d variants, complete %v, server %q", len(run.Variants), run.Complete, run.Environment.ServerInfo)
 	}
 	for i := range run.Trials {
-		checkTrial(t, dir, &run.Trials[i], bench.Variant{Name: run.Trials[i].Variant, Config: map[string]string{"op": "get"}})
+		checkTrial(t, dir, &run.Trials[i], bench.Variant{Name: run.Trials[i].Variant, Config: map[string]string{"op": "get", "target": bench.TargetEtcd}})
 	}
 	for _, v := range bench.Summarize(run).Variants {
 		if v.OpsPerS.Center <= 0 {

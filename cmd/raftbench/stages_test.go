@@ -7,12 +7,13 @@ import (
 	"raftlab/bench"
 )
 
-// checkStages wants a trial to tell the stages of its writes, in every topology, and
-// its slices to be of both kinds.
+// checkStages wants a trial to tell the stages of its writes, in every topology that
+// has nodes of raftlab's, and its slices to be of both kinds.
 func checkStages(t *testing.T, name string, trial *bench.Trial, v bench.Variant) {
 	t.Helper()
 	s := trial.Stages
-	if v.Role == bench.RoleCeiling {
+	target := v.Config["target"]
+	if v.Role == bench.RoleCeiling || target == bench.TargetBare || target == bench.TargetEtcd {
 		if s != nil {
 			t.Errorf("%s has stages: %+v", name, s)
 		}
