@@ -31,7 +31,10 @@ type Knee struct {
 	Rate Estimate `json:"rate"`
 	// Followed is the highest rate at which the variant kept up.
 	Followed float64 `json:"followed"`
-	Sentence string  `json:"sentence"`
+	// Late are the trials whose generator was late. They count here, though they are
+	// invalid for other figures: the knee is then that of servers and generator together.
+	Late     int    `json:"late"`
+	Sentence string `json:"sentence"`
 }
 
 // KneePoint is one rate.
@@ -75,6 +78,17 @@ func (s *summarizer) knees() []Knee {
 		}
 	}
 	return knees
+}
+
+// withLate is the run as if trials whose generator was late were valid.
+func withLate(run *Run) *Run {
+	c := *run
+	c.Trials = slices.Clone(run.Trials)
+	for i := range c.Trials {
+		t := &c.Trials[i]
+		t.Valid = t.Valid || t.Late && t.Kind == TrialMeasured && len(t.Violations) == 0
+	}
+	return &c
 }
 
 // withoutRate tells variants apart but for their rates.
@@ -126,6 +140,12 @@ func (s *summarizer) knee(group []*Variant) Knee {
 	}
 	if len(rates) >= leastRates {
 		k.Rate = Estimate(stats.MedianInterval(kneeByBlock(rates, power), confidence))
+	}
+	for i := range s.run.Trials {
+		t := &s.run.Trials[i]
+		if t.Late && t.Valid && slices.ContainsFunc(group, func(v *Variant) bool { return v.ID == t.Variant }) {
+			k.Late++
+		}
 	}
 	k.Sentence = k.describe()
 	return k
@@ -195,6 +215,9 @@ func (k *Knee) describe() string {
 		b.WriteString("; it is the highest rate that was tried, so the knee may lie above")
 	}
 	b.WriteByte('.')
+	if k.Late > 0 {
+		fmt.Fprintf(&b, " In %d trials the generator was late: it is the knee of servers and generator together.", k.Late)
+	}
 	if lost > 0 {
 		fmt.Fprintf(&b, " %d of %d rates have no valid trial and are left out.", lost, len(k.Points))
 	}

@@ -117,7 +117,7 @@ func (o *Objective) met(t *Trial) (bool, error) {
 // late tells whether a trial missed the objective by the generator's fault: without
 // what it was late, it would have met it.
 func (o *Objective) late(t *Trial) bool {
-	return t.Viable && !t.Valid && latencyOf(t.Service["all"], o.Metric) < float64(o.LimitNs)
+	return t.Viable && t.Late && latencyOf(t.Service["all"], o.Metric) < float64(o.LimitNs)
 }
 
 // Figure is the trial's value of a metric, of Metrics.

@@ -89,9 +89,9 @@ func TestObjectiveMet(t *testing.T) {
 		{"half a percent failed", good(func(t *Trial) { t.Errors = 50 }), "met"},
 		{"two percent failed", good(func(t *Trial) { t.Errors = 204 }), "missed"},
 		{"late, yet below", good(func(t *Trial) { t.Valid = false }), "met"},
-		{"above, by lateness", good(func(t *Trial) { t.Valid, t.Response["all"] = false, Latency{P99Ns: 20e6} }), "missed late"},
+		{"above, by lateness", good(func(t *Trial) { t.Valid, t.Late, t.Response["all"] = false, true, Latency{P99Ns: 20e6} }), "missed late"},
 		{"above, and late", good(func(t *Trial) {
-			t.Valid, t.Response["all"], t.Service["all"] = false, Latency{P99Ns: 20e6}, Latency{P99Ns: 11e6}
+			t.Valid, t.Late, t.Response["all"], t.Service["all"] = false, true, Latency{P99Ns: 20e6}, Latency{P99Ns: 11e6}
 		}), "missed"},
 		{"did not start", &Trial{Viable: true, Problem: "no port"}, "nothing: no port"},
 		{"lost writes", good(func(t *Trial) { t.Violations = []string{"key 1"} }), "nothing: acknowledged writes were lost"},
@@ -131,7 +131,7 @@ func simulated(t *testing.T, capacity float64, closedLoop float64, late func(ran
 		p99 := 5e6 * 2 * (rate / capacity) * (rate / capacity) * (rate / capacity) * math.Exp(0.05*random.NormFloat64())
 		trial.Response["all"], trial.Service["all"] = Latency{P99Ns: int64(p99)}, Latency{P99Ns: int64(p99)}
 		if rate > 0 && late(random) {
-			trial.Valid, trial.Problem = false, "late"
+			trial.Valid, trial.Late, trial.Problem = false, true, "late"
 			trial.Response["all"] = Latency{P99Ns: 50e6}
 		}
 		run.Trials = append(run.Trials, trial)
@@ -241,6 +241,18 @@ func TestKnee(t *testing.T) {
 		if len(s.Answers) != 1 || s.Answers[0].Sentence != k.Sentence || !strings.Contains(k.Sentence, want) {
 			t.Errorf("%q lacks %q", k.Sentence, want)
 		}
+	}
+	// A late generator adds to response times: those trials count, and are told of.
+	for i := range run.Trials {
+		if trial := &run.Trials[i]; trial.Variant == "v02" {
+			trial.Valid, trial.Late = false, true
+		}
+	}
+	if k = Summarize(run).Knees[0]; k.Rate.N != 6 || k.Late != 6 || !strings.HasSuffix(k.Sentence, " In 6 trials the generator was late: it is the knee of servers and generator together.") {
+		t.Errorf("%+v", k)
+	}
+	for i := range run.Trials {
+		run.Trials[i].Valid, run.Trials[i].Late = run.Trials[i].Viable, false
 	}
 	// A rate without a valid trial is said; too few rates have no knee.
 	for i := range run.Trials {

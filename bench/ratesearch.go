@@ -143,7 +143,7 @@ func (p *pursuit) found(v *Variant, windowS float64) RateFound {
 	}
 	e := p.threshold.Estimate(confidence)
 	f.Rate = Estimate(e)
-	interval := fmt.Sprintf("%.0f %% interval %s to %s, %d trials", 100*confidence, thousands(e.Lo), thousands(e.Hi), p.trials)
+	interval := fmt.Sprintf("%.0f %% interval %s to %s, %d trials", 100*confidence, thousands(roundRate(e.Lo)), thousands(roundRate(e.Hi)), p.trials)
 	switch {
 	case 2*p.late > p.missed:
 		// The figure says how busy the machine was.
@@ -166,7 +166,7 @@ func (p *pursuit) found(v *Variant, windowS float64) RateFound {
 	default:
 		f.Outcome = RateIsFound
 		f.Sentence = fmt.Sprintf("It is met up to %s ops/s (%s), %.0f %% of the closed loop's %s.",
-			thousands(e.Center), interval, 100*e.Center/p.closedLoop, thousands(p.closedLoop))
+			thousands(roundRate(e.Center)), interval, 100*e.Center/p.closedLoop, thousands(roundRate(p.closedLoop)))
 	}
 	if p.late > 0 {
 		f.Sentence += fmt.Sprintf(" In %d of the trials that missed it the generator was late: the servers alone may bear more.", p.late)

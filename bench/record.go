@@ -140,6 +140,10 @@ type Trial struct {
 	Problem string `json:"problem,omitempty"`
 	Warning string `json:"warning,omitempty"`
 
+	// Late tells that the trial is invalid since the generator fell behind its
+	// schedule, which only adds to response times.
+	Late bool `json:"late,omitempty"`
+
 	// Rate is that of a search's trial, 0 for its closed loop; Met tells whether it met
 	// the objective, nil when it tells nothing.
 	Rate float64 `json:"rate,omitempty"`

@@ -24,7 +24,7 @@ func Summarize(run *Run) Summary {
 	for i := range run.Variants {
 		summary.Variants = append(summary.Variants, s.variant(&run.Variants[i]))
 	}
-	summary.Knees = s.knees()
+	summary.Knees = newSummarizer(withLate(run)).knees()
 	summary.Answers = s.answers(summary.Variants)
 	if special := s.rateAnswers(summary.Knees); special != nil {
 		summary.Answers = special

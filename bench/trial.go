@@ -384,7 +384,7 @@ func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
 		switch {
 		case problem == "":
 		case l.Rate > 0:
-			t.Valid, t.Problem = false, problem
+			t.Valid, t.Late, t.Problem = false, true, problem
 		default:
 			t.warn(lateAfterThinking)
 		}
