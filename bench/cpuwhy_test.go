@@ -22,8 +22,10 @@ func TestCPUWhy(t *testing.T) {
 		not  string
 	}{
 		{
-			"more", level(4), map[string][]LayerCPU{"node1": {layer(LayerGRPC, 220, 22), layer(LayerRuntime, 300, 30), layer(LayerSyscalls, 250, 25)}},
-			[]string{"CPU: an operation takes nodes and generator 10ms with n=2, 40ms with n=1: 30", "ms more (", "By their profiles most of it is syscalls (25µs more) and runtime (10µs more)."}, "gRPC",
+			"more", level(4),
+			map[string][]LayerCPU{"node1": {layer(LayerGRPC, 220, 22), layer(LayerRuntime, 300, 30), layer(LayerSyscalls, 250, 25)}},
+			[]string{"CPU: an operation takes nodes and generator 10ms with n=2, 40ms with n=1: 30", "ms more (", "By their profiles most of it is syscalls (25µs more) and runtime (10µs more)."},
+			"gRPC",
 		},
 		{"no profile", level(4), nil, []string{"ms more ("}, "profiles"},
 		{"sampling explains the layers", level(4), map[string][]LayerCPU{"node1": {layer(LayerGRPC, 4, 26), layer(LayerRuntime, 3, 24)}}, []string{"ms more ("}, "profiles"},
