@@ -126,11 +126,9 @@ func (c *goCode) raft(config reflect.Value, knobs map[string]string) {
 			continue
 		}
 		setting := goSetting{Name: name, Comment: cmp.Or(knobs[name], raftChoices[name])}
-		switch value.Kind() { //nolint:exhaustive // the rest is not set
-		case reflect.Uint64:
+		setting.Value = fmt.Sprint(value.Interface())
+		if value.Kind() == reflect.Uint64 {
 			setting.Value = goSize(value.Uint())
-		default:
-			setting.Value = fmt.Sprint(value.Interface())
 		}
 		c.Raft = append(c.Raft, setting)
 	}

@@ -117,7 +117,7 @@ func (g *bareGroup) propose(places []barePlace) (int, error) {
 	g.buf = g.buf[:0]
 	var entries []*raftpb.Entry
 	n, total, start := 0, 0, 0
-	for n < len(places) && n < int(g.cfg.BatchCount) {
+	for n < len(places) && n < g.cfg.BatchCount {
 		op := &places[n].message.ops[places[n].op]
 		c := kv.Command{Kind: kv.KindPut, Key: op.Key, Value: op.Value}
 		size := kv.CommandSize(&c)

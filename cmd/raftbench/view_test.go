@@ -55,10 +55,14 @@ func TestListRunsAndClean(t *testing.T) {
 	}
 
 	for _, c := range []struct{ args, want string }{
-		{"clean", "how many runs are to stay?"}, {"clean --keep -1", "keep -1 must not be negative"},
-		{"clean --keep x", `keep "x" is not a whole number`}, {"clean --keep 1 all", "unknown command"},
-		{"view --addr :0", `addr ":0" must be a loopback address`}, {"view --addr 0.0.0.0:0", "must be a loopback address"},
-		{"view --addr 192.0.2.1:80", "must be a loopback address"}, {"view --addr localhost", "is not host:port"},
+		{"clean", "how many runs are to stay?"},
+		{"clean --keep -1", "keep -1 must not be negative"},
+		{"clean --keep x", `keep "x" is not a whole number`},
+		{"clean --keep 1 all", "unknown command"},
+		{"view --addr :0", `addr ":0" must be a loopback address`},
+		{"view --addr 0.0.0.0:0", "must be a loopback address"},
+		{"view --addr 192.0.2.1:80", "must be a loopback address"},
+		{"view --addr localhost", "is not host:port"},
 		{"view --addr 127.0.0.1:99999", "has a port outside 0 to 65535"},
 	} {
 		if code, _, stderr := cli(t.Context(), strings.Fields(c.args)...); code != 2 || !strings.Contains(stderr, c.want) {

@@ -35,7 +35,7 @@ func binary(t *testing.T) string {
 		_, here, _, _ := runtime.Caller(0)
 		path = filepath.Join(filepath.Dir(here), "..", "..", "..", ".tools", "bin", "etcd")
 	}
-	if _, err := os.Stat(path); err != nil {
+	if _, err := os.Stat(path); err != nil { //nolint:gosec // what the one who tests names
 		t.Skipf("no etcd to drive: `make etcd` builds it from its pinned module, and %s may name one: %v", Env, err)
 	}
 	return path
