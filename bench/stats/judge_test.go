@@ -114,7 +114,7 @@ func TestJudgeIsFair(t *testing.T) {
 		rounds, blocks, alike = 4000, 8, 6
 		noise                 = 0.05
 	)
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+	random := rand.New(rand.NewPCG(1, 2))
 	draw := func(level float64) []float64 {
 		v := make([]float64, blocks)
 		for i := range v {
