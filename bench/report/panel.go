@@ -44,7 +44,8 @@ type line struct{ Class, D string }
 
 type whisker struct{ Class, X, Top, Bottom, Left, Right string }
 
-type mark struct{ Class, D, Title string }
+// mark is a shape; ID is the variant whose figure it shows, if it shows one.
+type mark struct{ Class, D, Title, ID string }
 
 // seriesKey is one entry of a legend.
 type seriesKey struct {

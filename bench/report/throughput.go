@@ -99,7 +99,7 @@ func (c *chart) plot(out *panel, y scale, points []plotted, format func(float64)
 			text += ". Among the best"
 			out.Marks = append(out.Marks, mark{Class: "halo", D: shape(0, p.x, y.at(p.e.Center), markRadius+4)})
 		}
-		out.Marks = append(out.Marks, mark{Class: classes, D: shape(p.series, p.x, y.at(p.e.Center), markRadius), Title: text})
+		out.Marks = append(out.Marks, mark{Class: classes, D: shape(p.series, p.x, y.at(p.e.Center), markRadius), Title: text, ID: p.v.Variant.ID})
 	}
 }
 
