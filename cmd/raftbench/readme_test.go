@@ -58,6 +58,21 @@ func TestReadme(t *testing.T) {
 	}
 }
 
+// Every experiment is explained under its name, with its question as it is asked.
+func TestExperimentsAreExplained(t *testing.T) {
+	plain := func(s string) string { return strings.Join(strings.Fields(s), " ") }
+	text := plain(readDocument(t, "docs/experiments.md"))
+	for _, name := range bench.Names() {
+		e, err := bench.LoadExperiment(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprintf("**%s** *(%s)*", name, plain(e.Question)); !strings.Contains(text, want) {
+			t.Errorf("docs/experiments.md does not say %s", want)
+		}
+	}
+}
+
 func readDocument(t *testing.T, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", path))
