@@ -198,7 +198,7 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 		known[k.Name] = true
 	}
 	metrics := make(map[string]bool)
-	for _, counted := range []any{replica.Counters{}, replica.Histograms{}, storage.Counters{}, transport.PeerStats{}} {
+	for _, counted := range []any{replica.Counters{}, replica.Histograms{}, storage.Counters{}, transport.Totals{}, transport.PeerStats{}} {
 		metric.Each(counted, func(m metric.Metric) { metrics[m.Name] = true })
 	}
 	experiments, text := bench.Names(), ""

@@ -318,7 +318,7 @@ func TestEndpoints(t *testing.T) {
 		t.Errorf("%d trials, warnings %q", len(run.Trials), run.Warnings)
 	}
 	for i := range run.Trials {
-		checkTrial(t, dir, &run.Trials[i], bench.Variant{Name: "external", Config: map[string]string{"op": "get"}})
+		checkTrial(t, dir, &run.Trials[i], bench.Variant{Name: "external", Config: map[string]string{"op": "get", "topology": bench.TopologyExternal}})
 	}
 	if _, err := c.Leader(t.Context()); err != nil {
 		t.Errorf("the cluster is gone: %v", err)
