@@ -132,7 +132,10 @@ func (s *sample) add(of *cluster.Node, st *clusterv1.StatusResponse) {
 	}
 }
 
-// since is what was used and counted from an earlier sample to this one.
+// since is what was used and counted from an earlier sample to this one. A node of
+// the earlier one that ended, began anew or does not answer took what it used and
+// counted with it: its process is unavailable, and there are no counters, as the
+// sums of the others would be too small.
 func (s sample) since(before sample) (map[string]Process, map[string]uint64) {
 	processes := map[string]Process{}
 	for name, after := range s.usage {
@@ -149,11 +152,28 @@ func (s sample) since(before sample) (map[string]Process, map[string]uint64) {
 			GCCycles:   after.GetGcCycles() - b.GetGcCycles(), Goroutines: after.GetGoroutines(),
 		}
 	}
+	for name := range before.usage {
+		if s.usage[name] == nil {
+			processes[name] = Process{Unavailable: true}
+		}
+	}
+	whole := true
+	for of := range before.counters {
+		if s.counters[of] != nil {
+			continue
+		}
+		whole = false
+		if name := nodeName(of.ID); before.usage[name] != nil {
+			processes[name] = Process{Unavailable: true} // by that name there may be another one
+		}
+	}
+	if !whole {
+		return processes, nil
+	}
 	counters := map[string]uint64{}
 	for of, now := range s.counters {
 		for name, n := range now {
-			// A node that ended took its counters with it.
-			counters[name] += n - min(n, before.counters[of][name])
+			counters[name] += n - before.counters[of][name]
 		}
 	}
 	if s.largest > 0 {

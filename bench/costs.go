@@ -28,23 +28,36 @@ func counterPerOp(counter string) func(*Trial) (float64, bool) {
 	}
 }
 
+// asked tells whether all processes of a trial could be asked what they used, and
+// not the generator alone, as where the cluster ran before: a sum would be too
+// small.
+func (t *Trial) asked() bool {
+	_, ok := t.Processes[processGenerator]
+	alone := ok && len(t.Processes) == 1
+	for _, p := range t.Processes {
+		if p.Unavailable {
+			return false
+		}
+	}
+	return len(t.Processes) > 0 && !alone
+}
+
 // processesPerOp adds up what processes used. It is not known where one of them
-// could not be asked, or no node, as those of a cluster that ran before: the sum
-// would be too small.
+// does not tell it.
 func processesPerOp(of func(*Process) uint64) func(*Trial) (float64, bool) {
 	return func(t *Trial) (float64, bool) {
-		if _, ok := t.Processes[processGenerator]; ok && len(t.Processes) == 1 {
+		if !t.asked() {
 			return 0, false
 		}
 		var sum uint64
 		for _, p := range t.Processes {
 			used := of(&p)
-			if p.Unavailable || used == 0 {
+			if used == 0 {
 				return 0, false
 			}
 			sum += used
 		}
-		return float64(sum) / float64(max(t.Operations, 1)), len(t.Processes) > 0
+		return float64(sum) / float64(max(t.Operations, 1)), true
 	}
 }
 

@@ -111,13 +111,13 @@ func layersThatDiffer(best, other map[Layer]Estimate, more bool) []layerDifferen
 }
 
 // cpuPerOp is the CPU time of all processes of a trial, in nanoseconds an
-// operation; false where one could not be asked.
+// operation; false where one could not be asked, or the generator alone.
 func cpuPerOp(t *Trial) (float64, bool) {
+	if !t.asked() {
+		return 0, false
+	}
 	sum := 0.0
 	for _, p := range t.Processes {
-		if p.Unavailable {
-			return 0, false
-		}
 		sum += p.CPUS
 	}
 	return sum * 1e9 / float64(max(t.Operations, 1)), sum > 0

@@ -67,15 +67,23 @@ func (p *probe) readUsage(ctx context.Context) map[string]reading {
 	return readings
 }
 
-// follow reads at each interval until ctx ends, and returns all readings.
+// follow reads at each interval until ctx ends, and returns all readings. A process
+// that does not answer within an interval, as one that is paused, is missing, and
+// holds up nobody else's.
 func (p *probe) follow(ctx context.Context, interval time.Duration) []map[string]reading {
-	ticker := time.NewTicker(max(interval, usageInterval))
+	interval = max(interval, usageInterval)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	all := []map[string]reading{p.readUsage(ctx)}
+	read := func() map[string]reading {
+		ctx, cancel := context.WithTimeout(ctx, interval)
+		defer cancel()
+		return p.readUsage(ctx)
+	}
+	all := []map[string]reading{read()}
 	for {
 		select {
 		case <-ticker.C:
-			all = append(all, p.readUsage(ctx))
+			all = append(all, read())
 		case <-ctx.Done():
 			return all
 		}

@@ -1,6 +1,9 @@
 package bench
 
 import (
+	"context"
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -8,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/grpc"
 
 	labv1 "raftlab/proto/raftlab/lab/v1"
 )
@@ -34,6 +38,68 @@ func TestUsagePoints(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateApprox(1e-9, 0)); diff != "" {
 		t.Errorf("points differ (-want +got):\n%s", diff)
+	}
+}
+
+// lab is a node that answers, or holds its answers back.
+type lab struct {
+	labv1.UnimplementedLabServer
+	asked  chan struct{}
+	paused bool
+}
+
+func (l *lab) Usage(ctx context.Context, _ *labv1.UsageRequest) (*labv1.UsageResponse, error) {
+	if l.paused {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	select {
+	case l.asked <- struct{}{}:
+	default:
+	}
+	return &labv1.UsageResponse{}, nil
+}
+
+// A node that does not answer keeps nobody else from having a series.
+func TestFollowPastAPausedNode(t *testing.T) {
+	asked := make(chan struct{}, 10)
+	debug := map[string]string{}
+	for name, l := range map[string]*lab{"node1": {asked: asked}, "node2": {paused: true}} {
+		listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := grpc.NewServer()
+		labv1.RegisterLabServer(s, l)
+		go func() { _ = s.Serve(listener) }()
+		defer s.Stop()
+		debug[name] = listener.Addr().String()
+	}
+	p, err := newProbe(processGenerator, nil, debug)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.close() }()
+	ctx, end := context.WithTimeout(t.Context(), time.Minute)
+	defer end()
+	go func() {
+		for range 3 {
+			select {
+			case <-asked:
+			case <-ctx.Done():
+			}
+		}
+		end()
+	}()
+	all := p.follow(ctx, usageInterval)
+	if !errors.Is(ctx.Err(), context.Canceled) || len(all) < 3 {
+		t.Fatalf("%d readings: %v", len(all), ctx.Err())
+	}
+	if _, ok := all[1]["node1"]; !ok {
+		t.Errorf("node1 is missing: %v", all[1])
+	}
+	if _, ok := all[1]["node2"]; ok {
+		t.Error("node2 answered")
 	}
 }
 
