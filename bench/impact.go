@@ -28,7 +28,7 @@ const maxCompletions = 4 << 20
 type service struct {
 	byEnd, byDue []load.Completion
 	// Of the time before the first event: operations a second, and the p99 of the
-	// worst span; 0 when that time is less than a span.
+	// worst span that has any; 0 when none has, or that time is less than a span.
 	rate, tail float64
 }
 
@@ -42,14 +42,16 @@ func newService(byEnd []load.Completion, until time.Duration) *service {
 	}
 	s.rate = s.completed(0, until) / until.Seconds()
 	for t := time.Duration(0); t+recoverySpan <= until; t += recoveryStep {
-		s.tail = max(s.tail, s.p99(t, t+recoverySpan))
+		if p99 := s.p99(t, t+recoverySpan); !math.IsInf(p99, 1) {
+			s.tail = max(s.tail, p99)
+		}
 	}
 	return s
 }
 
 // outage is the longest time between two answers, of those that lie in part
 // between two offsets: nobody was served in it. In an open loop operations are due
-// all the while.
+// all the while. Time that no answer ends counts as far as the second offset.
 func (s *service) outage(from, to time.Duration) time.Duration {
 	var longest, last time.Duration
 	for _, c := range s.byEnd {
@@ -61,7 +63,7 @@ func (s *service) outage(from, to time.Duration) time.Duration {
 		}
 		last = c.End
 	}
-	return longest
+	return max(longest, to-last)
 }
 
 // recovery is how long after from service was as before, ok if it was before to.

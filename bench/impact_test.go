@@ -88,6 +88,50 @@ func TestImpact(t *testing.T) {
 	}
 }
 
+// A closed loop keeps no answers after its window: what is not over by then counts
+// as far as the window's end.
+func TestOutageToTheEnd(t *testing.T) {
+	completions := openLoop(1200 * ms)
+	for name, c := range map[string]struct {
+		events []Event
+		want   []time.Duration // by event
+	}{
+		"one event": {[]Event{{Do: DoKill, OffsetS: 1}}, []time.Duration{800 * ms}},
+		"two":       {[]Event{{Do: DoKill, OffsetS: 1}, {Do: DoPause, OffsetS: 1.5}}, []time.Duration{300 * ms, 800 * ms}},
+		"none":      {},
+	} {
+		trial := Trial{WindowS: 2, Events: c.events}
+		measureImpact(&trial, completions)
+		if got := time.Duration(trial.OutageNs); got < 799*ms || got > 801*ms {
+			t.Errorf("%s: outage %v, want 800ms", name, got)
+		}
+		for i, want := range c.want {
+			if got := time.Duration(trial.Events[i].OutageNs); got < want-ms || got > want+ms {
+				t.Errorf("%s: outage of event %d %v, want %v", name, i+1, got, want)
+			}
+		}
+	}
+}
+
+// Spans before the event in which nothing was due tell nothing of tails: a service
+// that is slower for good after it has not recovered.
+func TestRecoveryWithEmptySpans(t *testing.T) {
+	var completions []load.Completion
+	answer := func(from, to, after time.Duration) {
+		for due := from; due < to; due += ms {
+			completions = append(completions, load.Completion{Due: due, End: due + after, Operations: 1})
+		}
+	}
+	answer(0, 300*ms, ms/5)
+	answer(700*ms, 1000*ms, ms/5)
+	answer(1000*ms, 2000*ms, 20*ms)
+	trial := Trial{WindowS: 2, Events: []Event{{Do: DoSlow, OffsetS: 1}}}
+	measureImpact(&trial, completions)
+	if trial.RecoverNs != nil {
+		t.Errorf("recovered in %v, with answers a hundred times as late as before", time.Duration(*trial.RecoverNs))
+	}
+}
+
 // Blocks in which service did not come back are counted, and left out of the
 // estimate alone.
 func TestImpactSummary(t *testing.T) {
