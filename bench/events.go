@@ -72,6 +72,7 @@ type events struct {
 
 	mu       sync.Mutex
 	happened []happening
+	missed   []string      // steps for which there was no time
 	caughtUp time.Duration // of the last node that joined or came back; 0 for none
 	err      error
 
@@ -97,9 +98,15 @@ func startEvents(ctx context.Context, c *cluster.Cluster, plan Plan, links trans
 				pause(ctx, time.Until(e.begin.Add(m.at)))
 				e.end(ctx, m.step)
 			} else if pause(ctx, time.Until(e.begin.Add(m.at))) && e.failure() == nil {
-				if err := e.start(ctx, m.step); err != nil && ctx.Err() == nil {
+				switch err := e.start(ctx, m.step); {
+				case err == nil:
+				case ctx.Err() == nil:
 					e.fail(m.step, err)
+				default:
+					e.miss(m.step)
 				}
+			} else {
+				e.miss(m.step)
 			}
 		}
 		e.polls.Wait()
@@ -117,6 +124,28 @@ func (e *events) fail(step int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.err = errors.Join(e.err, fmt.Errorf("events %q: %w", e.plan[step], err))
+}
+
+func (e *events) miss(step int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.missed = append(e.missed, strconv.Quote(e.plan[step].String()))
+}
+
+// audit makes a measured trial invalid whose plan was not done in its window; in
+// the profile block, whose window is another, that is no problem. Call it after
+// done.
+func (e *events) audit(t *Trial) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.missed) == 0 || t.Kind == TrialProfile {
+		return
+	}
+	problem := fmt.Sprintf("events %s not done before the window was over", joinWords(e.missed))
+	if t.Problem != "" {
+		problem = t.Problem + "; " + problem
+	}
+	t.Valid, t.Problem = false, problem
 }
 
 // note keeps what happened; do is empty for what followed from something else.
@@ -203,8 +232,17 @@ func (e *events) end(ctx context.Context, step int) {
 	}
 }
 
-// pick finds the node that a plan means now, and what it is.
+// pick finds the node that a plan means now, and what it is where the plan says
+// that. One that is named by its number is not waited for until somebody leads.
 func (e *events) pick(ctx context.Context, which string) (n *cluster.Node, role string, err error) {
+	if id, err := strconv.ParseUint(which, 10, 64); err == nil {
+		for _, n := range e.cluster.Nodes() {
+			if n.ID == id {
+				return n, "", nil
+			}
+		}
+		return nil, "", fmt.Errorf("node %d has ended", id)
+	}
 	leader, err := e.cluster.Leader(ctx)
 	if err != nil {
 		return nil, "", err
@@ -212,16 +250,12 @@ func (e *events) pick(ctx context.Context, which string) (n *cluster.Node, role 
 	if which == NodeLeader {
 		return leader, ", the leader,", nil
 	}
-	id, _ := strconv.ParseUint(which, 10, 64) // 0 for follower
 	for _, n := range e.cluster.Nodes() {
-		switch {
-		case n.ID == id && n == leader:
-			return n, ", the leader,", nil
-		case n.ID == id, which == NodeFollower && n != leader && !e.paused[n.ID]:
+		if n != leader && !e.paused[n.ID] {
 			return n, ", a follower,", nil
 		}
 	}
-	return nil, "", fmt.Errorf("no node is %s at this time", which)
+	return nil, "", errors.New("no node is a follower at this time")
 }
 
 // transfer has the leader hand over in good order.
@@ -310,7 +344,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return ctx.Err() == nil
 	case <-ctx.Done():
 		return false
 	}

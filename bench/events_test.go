@@ -115,3 +115,47 @@ func TestEventsFail(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A step that the window had no time for is not done after it, and makes a measured
+// trial invalid; a node that is named by its number needs no leader.
+func TestEventsMissed(t *testing.T) {
+	c, err := cluster.Start(t.Context(), cluster.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	plan, err := ParsePlan("kill 1 at 0s; transfer-leadership at 1ms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, end := context.WithCancel(t.Context())
+	end()
+	e := startEvents(over, c, plan, transport.Faults{})
+	<-e.done
+	if err := e.failure(); err != nil || len(c.Nodes()) != 3 {
+		t.Errorf("%d nodes, %v", len(c.Nodes()), err)
+	}
+	trial := Trial{Kind: TrialMeasured, Valid: true}
+	e.audit(&trial)
+	if want := `events "kill 1 at 0s" and "transfer-leadership at 1ms" not done before the window was over`; trial.Valid || trial.Problem != want {
+		t.Errorf("valid %v: %q", trial.Valid, trial.Problem)
+	}
+	profile := Trial{Kind: TrialProfile, Valid: true}
+	e.audit(&profile)
+	if !profile.Valid {
+		t.Errorf("the profile block's: %q", profile.Problem)
+	}
+	if _, _, err := e.pick(over, NodeLeader); err == nil {
+		t.Error("found a leader without time to ask")
+	}
+	if n, _, err := e.pick(over, "2"); err != nil || n.ID != 2 {
+		t.Errorf("node 2: %v, %v", n, err)
+	}
+	if _, _, err := e.pick(over, "7"); err == nil || err.Error() != "node 7 has ended" {
+		t.Errorf("node 7: %v", err)
+	}
+}

@@ -102,7 +102,26 @@ func ParsePlan(text string) (Plan, error) {
 			}
 		}
 	}
+	if err := plan.apart(); err != nil {
+		return nil, err
+	}
 	return plan, nil
+}
+
+// apart refuses steps that change links while another does: nodes share links, and
+// the end of one step would undo the other.
+func (p Plan) apart() error {
+	var last Step // of those so far the one that ends last
+	for _, s := range p {
+		if s.Do != DoSlow && s.Do != DoPartition {
+			continue
+		}
+		if s.At < last.At+last.For {
+			return fmt.Errorf("begins %q before %q is over, but only one %s or %s at a time is possible", s, last, DoSlow, DoPartition)
+		}
+		last = s
+	}
+	return nil
 }
 
 func parseStep(sentence string) (Step, error) {

@@ -265,6 +265,9 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 		}
 	}
 	b.audit(t, rec, w.gc)
+	if w.events != nil {
+		w.events.audit(t)
+	}
 	if b.job.kind == TrialMeasured {
 		t.judgeSteady(rec)
 	}
@@ -399,6 +402,9 @@ func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
 	}
 	if t.Counters["elected"] > 0 && len(t.Events) == 0 {
 		t.warn("a leader was elected in the window")
+	}
+	if t.Counters == nil && len(t.Events) == 0 {
+		t.warn("a node ended in the window, or did not answer at its end")
 	}
 	if t.Errors > 0 {
 		t.warn(fmt.Sprintf("%d operations failed: %s", t.Errors, describeCodes(t.ErrorsByCode)))
