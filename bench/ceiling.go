@@ -189,7 +189,10 @@ func ceilingTries(clients int) int {
 
 // calibrate does what has to be known before the first block.
 func (r *runner) calibrate(ctx context.Context) error {
-	return errors.Join(r.calibrateCeilings(ctx), r.calibrateRates(ctx))
+	if err := r.calibrateCeilings(ctx); err != nil {
+		return err
+	}
+	return r.calibrateRates(ctx)
 }
 
 // calibrateCeilings finds the number of connections at which each ceiling is highest: only
@@ -200,16 +203,25 @@ func (r *runner) calibrateCeilings(ctx context.Context) error {
 		if v.Role != RoleCeiling || ceilingTries(v.Settings.Load.Clients) == 0 {
 			continue
 		}
-		b, err := r.openRig(ctx, v, job{variant: i, kind: TrialMeasured})
-		if err != nil {
-			return fmt.Errorf("%s: %w", v.Name, err)
-		}
-		conns, err := target.BestConns(ctx, v.Settings.Load.Target, b.echo.options(&v.Settings), b.loadConfig())
-		if err := errors.Join(err, b.close()); err != nil {
+		conns, err := r.bestConns(ctx, v, job{variant: i, kind: TrialMeasured})
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
 			return fmt.Errorf("%s: %w", v.Name, err)
 		}
 		v.Settings.Load.Conns = conns
 		r.run.Variants[i].Config["conns"] = strconv.Itoa(conns)
 	}
 	return nil
+}
+
+// bestConns is the number of connections at which one ceiling is highest.
+func (r *runner) bestConns(ctx context.Context, v *Planned, j job) (conns int, err error) {
+	b, err := r.openRig(ctx, v, j)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	return target.BestConns(ctx, v.Settings.Load.Target, b.echo.options(&v.Settings), b.loadConfig())
 }

@@ -80,8 +80,13 @@ type CompareOptions struct {
 // CompareRuns compares the variants of two runs that have the same name. Errors
 // are *UsageError.
 func CompareRuns(a, b *Run, o CompareOptions) (*Comparison, error) {
+	for _, run := range []*Run{a, b} {
+		if err := run.hasBlocks(); err != nil {
+			return nil, err
+		}
+	}
 	c := comparer{options: o, ratio: stats.UnpairedRatio, a: newSummarizer(a), b: newSummarizer(b)}
-	c.out = &Comparison{A: a.ID, B: b.ID}
+	c.out = &Comparison{A: a.ID, B: b.ID, OnlyA: []string{}, OnlyB: []string{}}
 	if a.ID == b.ID {
 		c.out.A, c.out.B = a.ID+" (first)", b.ID+" (second)"
 	}
@@ -113,13 +118,16 @@ func CompareRuns(a, b *Run, o CompareOptions) (*Comparison, error) {
 // The first value that the run has of it is what the others are compared with.
 // Errors are *UsageError.
 func CompareAxis(run *Run, o CompareOptions) (*Comparison, error) {
+	if err := run.hasBlocks(); err != nil {
+		return nil, err
+	}
 	axis, err := comparedAxis(run, o.Axis)
 	if err != nil {
 		return nil, err
 	}
 	s := newSummarizer(run)
 	c := comparer{options: o, ratio: stats.PairedRatio, a: s, b: s}
-	c.out = &Comparison{A: run.ID, Axis: axis, Paired: true, Warnings: own("the run", run)}
+	c.out = &Comparison{A: run.ID, Axis: axis, Paired: true, OnlyA: []string{}, OnlyB: []string{}, Warnings: own("the run", run)}
 	first := ""
 	base := map[string]*Variant{}
 	rest := func(v *Variant) string {
@@ -162,6 +170,14 @@ func CompareAxis(run *Run, o CompareOptions) (*Comparison, error) {
 		return nil, usagef("run %s has no two variants that differ in %s only", run.ID, axis)
 	}
 	return c.compare()
+}
+
+// hasBlocks refuses a run whose trials are those of a search.
+func (r *Run) hasBlocks() error {
+	if r.Objective != nil {
+		return usagef("run %s is a search for a rate (--objective), without blocks to compare; its report has the rates with their intervals", r.ID)
+	}
+	return nil
 }
 
 // comparedAxis is the axis asked for, else server-bin, else the only one.

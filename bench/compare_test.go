@@ -94,6 +94,9 @@ func TestCompareRuns(t *testing.T) {
 		if s := strings.Join(append(got, string(c.Gate)), " "); s != tt.want {
 			t.Errorf("%s: %s, want %s; %+v", tt.name, s, tt.want, c.Rows)
 		}
+		if c.OnlyA == nil || c.OnlyB == nil {
+			t.Errorf("%s: no lists of what is in one only", tt.name)
+		}
 		if c.Paired || c.Axis != "" {
 			t.Errorf("%s: two runs are said to be paired: %+v", tt.name, c)
 		}
@@ -153,6 +156,9 @@ func TestCompareFaults(t *testing.T) {
 	latency := arms("c", map[string][]float64{"clients=1": quiet})
 	latency.Experiment.Metric = "p99-latency-ns"
 	two := arms("d", map[string][]float64{"clients=1/chunking=raft": quiet, "clients=2/chunking=none": quiet})
+	search := arms("e", map[string][]float64{"clients=1": quiet})
+	search.Objective = &Objective{}
+	const noBlocks = "run e is a search for a rate (--objective), without blocks to compare; its report has the rates with their intervals"
 	for _, tt := range []struct {
 		a, b *Run
 		axis string
@@ -163,6 +169,9 @@ func TestCompareFaults(t *testing.T) {
 		{a, nil, "", "run a has no axis with two values: there is nothing to compare within it"},
 		{two, nil, "", "run d varies chunking, clients: name the one to compare with --by, or a second run"},
 		{two, nil, "rate", "rate does not vary in run d; what does is chunking, clients"},
+		{search, a, "", noBlocks},
+		{a, search, "", noBlocks},
+		{search, nil, "", noBlocks},
 		{two, nil, "clients", "run d has no two variants that differ in clients only"},
 	} {
 		var err error

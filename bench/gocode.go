@@ -47,6 +47,9 @@ func GoCode(v *Variant) (string, error) {
 		if _, ok := known[key]; !ok {
 			continue // of another build
 		}
+		if key == "value-size" || key == "key-size" {
+			continue // of the load only, and its file may be gone
+		}
 		if err := s.Set(key, value); err != nil {
 			return "", fmt.Errorf("settings of %s: %w", v.ID, err)
 		}

@@ -90,6 +90,11 @@ func TestGoCodeSays(t *testing.T) {
 	if code, err := GoCode(goVariant(t, "topology=external")); err != nil || code != "" {
 		t.Errorf("settings of a cluster that is not ours: %v, %s", err, code)
 	}
+	sized := goVariant(t)
+	sized.Config["value-size"], sized.Config["key-size"] = "@gone.txt", "@gone.txt"
+	if code, err := GoCode(sized); err != nil || code == "" {
+		t.Errorf("sizes from a file that is gone: %v", err)
+	}
 	if _, err := GoCode(&Variant{ID: "v01", Config: map[string]string{"chunk-size": "large"}}); err == nil {
 		t.Error("nonsense has code")
 	}

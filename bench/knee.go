@@ -224,16 +224,25 @@ func (k *Knee) describe() string {
 	return b.String()
 }
 
-// rateShareBases are the variants whose closed loop has to be tried first, by what
-// they are without their share; A/A arms take their baseline's.
-func rateShareBases(m *Matrix) map[string][]int {
-	bases := map[string][]int{}
+// rateShareBases are the variants whose closed loop has to be tried first: each a
+// list of those that differ in their share only, in the order of the first. A/A arms
+// take their baseline's.
+func rateShareBases(m *Matrix) [][]int {
+	var bases [][]int
+	places := map[string]int{}
 	for i := range m.Variants {
 		s := m.Variants[i].Settings
-		if s.Load.RateShare > 0 {
-			s.Load.RateShare = 0
-			bases[s.identity()] = append(bases[s.identity()], i)
+		if s.Load.RateShare == 0 {
+			continue
 		}
+		s.Load.RateShare = 0
+		at, ok := places[s.identity()]
+		if !ok {
+			at = len(bases)
+			places[s.identity()] = at
+			bases = append(bases, nil)
+		}
+		bases[at] = append(bases[at], i)
 	}
 	return bases
 }
@@ -247,16 +256,23 @@ func rateShareTime(m *Matrix, measure Measure) time.Duration {
 }
 
 // calibrateRates turns shares of a closed loop's throughput into rates, once, before
-// the first block.
+// the first block. What cannot do its closed loop is not tried again.
 func (r *runner) calibrateRates(ctx context.Context) error {
 	for _, variants := range rateShareBases(r.Matrix) {
 		v := r.Matrix.Variants[variants[0]]
 		v.Settings.Load.Rate, v.Settings.Load.RateShare = 0, 0
 		reached, err := r.closedLoop(ctx, &v)
-		if err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.As(err, new(*UsageError)):
 			return fmt.Errorf("%s in a closed loop: %w", v.Name, err)
 		}
 		for _, i := range variants {
+			if err != nil {
+				r.hopeless[i] = fmt.Sprintf("in a closed loop, of which its rate is a share: %v", err)
+				continue
+			}
 			l := &r.Matrix.Variants[i].Settings.Load
 			l.Rate = roundRate(l.RateShare * reached)
 			r.run.Variants[i].Config["rate"] = plain("rate", l.Rate)

@@ -106,7 +106,11 @@ func (o *Objective) met(t *Trial) (bool, error) {
 		return false, errors.New(t.Problem)
 	case len(t.Violations) > 0:
 		return false, errors.New("acknowledged writes were lost")
-	case !t.Viable || t.Operations == 0:
+	case !t.Viable:
+		return false, nil
+	case !t.Valid && !t.Late:
+		return false, errors.New(t.Problem)
+	case t.Operations == 0:
 		return false, nil
 	case float64(t.Errors) > (1-o.quantile())*float64(t.Operations+t.Errors):
 		return false, nil

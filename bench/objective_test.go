@@ -88,7 +88,8 @@ func TestObjectiveMet(t *testing.T) {
 		{"backlog", good(func(t *Trial) { t.Viable, t.Valid, t.Problem = false, false, "cannot follow" }), "missed"},
 		{"half a percent failed", good(func(t *Trial) { t.Errors = 50 }), "met"},
 		{"two percent failed", good(func(t *Trial) { t.Errors = 204 }), "missed"},
-		{"late, yet below", good(func(t *Trial) { t.Valid = false }), "met"},
+		{"late, yet below", good(func(t *Trial) { t.Valid, t.Late = false, true }), "met"},
+		{"events failed", good(func(t *Trial) { t.Valid, t.Problem = false, "no leader to kill" }), "nothing: no leader to kill"},
 		{"above, by lateness", good(func(t *Trial) { t.Valid, t.Late, t.Response["all"] = false, true, Latency{P99Ns: 20e6} }), "missed late"},
 		{"above, and late", good(func(t *Trial) {
 			t.Valid, t.Late, t.Response["all"], t.Service["all"] = false, true, Latency{P99Ns: 20e6}, Latency{P99Ns: 11e6}
@@ -191,8 +192,12 @@ func TestRateSearchGivesUp(t *testing.T) {
 		run.Trials = append(run.Trials, Trial{Variant: "v01", Kind: TrialSearch, Problem: "message too large"})
 	}
 	f := foundRates(run)[0]
-	if tries != mostVoid || f.Outcome != RateInconclusive || f.Sentence != "It cannot do the work: message too large." {
+	if tries != mostVoid || f.Outcome != RateFailed || f.Sentence != "It cannot do the work: message too large." {
 		t.Errorf("%d tries, %+v", tries, f)
+	}
+	run.Objective.Rates = []RateFound{{Outcome: RateMissed}, f}
+	if err := run.SearchError(); !errors.Is(err, ErrFailed) {
+		t.Errorf("ends with %v", err)
 	}
 }
 

@@ -36,6 +36,7 @@ const (
 	RateIsFound      RateOutcome = "found"
 	RateAbove        RateOutcome = "above"        // met at the highest that was tried
 	RateMissed       RateOutcome = "missed"       // missed at the lowest
+	RateFailed       RateOutcome = "failed"       // it cannot do the work
 	RateInconclusive RateOutcome = "inconclusive" // anything else, or not known well enough
 )
 
@@ -139,6 +140,9 @@ func (p *pursuit) found(v *Variant, windowS float64) RateFound {
 		if p.problem != "" {
 			f.Sentence = "It cannot do the work: " + p.problem + "."
 		}
+		if p.void >= mostVoid {
+			f.Outcome = RateFailed
+		}
 		return f
 	}
 	e := p.threshold.Estimate(confidence)
@@ -238,12 +242,13 @@ func (r *runner) judgeSearch(t *Trial, j job) {
 
 // How a search ended whose answer is not a rate.
 var (
+	ErrFailed       = errors.New("a variant cannot do the work; the report says why")
 	ErrMissed       = errors.New("the objective is missed at the lowest rate")
 	ErrInconclusive = errors.New("the search is inconclusive")
 )
 
 // SearchError is nil when each variant's rate is known, or above all that was
-// tried; else ErrMissed, or ErrInconclusive.
+// tried; else ErrFailed, ErrMissed or ErrInconclusive, the first that holds for any.
 func (r *Run) SearchError() error {
 	if r.Objective == nil {
 		return nil
@@ -252,6 +257,8 @@ func (r *Run) SearchError() error {
 		return func(f RateFound) bool { return f.Outcome == o }
 	}
 	switch {
+	case slices.ContainsFunc(r.Objective.Rates, outcome(RateFailed)):
+		return ErrFailed
 	case slices.ContainsFunc(r.Objective.Rates, outcome(RateMissed)):
 		return ErrMissed
 	case slices.ContainsFunc(r.Objective.Rates, outcome(RateInconclusive)):

@@ -267,7 +267,7 @@ func (r *runner) trial(ctx context.Context, v *Planned, j job) (Trial, error) {
 	r.failed = 0
 	err = b.measure(ctx, &t)
 	if err := errors.Join(err, b.close()); err != nil && ctx.Err() == nil {
-		t.Valid, t.Problem = false, err.Error()
+		t.distrust(err.Error())
 	}
 	return t, nil
 }

@@ -373,6 +373,10 @@ func (t *Trial) warn(warning string) {
 	t.Warning += warning
 }
 
+// distrust makes a trial invalid by more than a late generator, which some figures
+// can bear.
+func (t *Trial) distrust(problem string) { t.Valid, t.Late, t.Problem = false, false, problem }
+
 // audit judges whether the figures can be trusted. gc is the CPU time of this
 // process's garbage collector in the window.
 func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
@@ -410,7 +414,7 @@ func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
 		t.warn(fmt.Sprintf("%d operations failed: %s", t.Errors, describeCodes(t.ErrorsByCode)))
 	}
 	if l := b.variant.Settings.Load; l.Op != "put" && l.Read != "stale" && rec.Missing > 0 && b.echo == nil {
-		t.Valid, t.Problem = false, fmt.Sprintf("%d gets did not find keys that had been written", rec.Missing)
+		t.distrust(fmt.Sprintf("%d gets did not find keys that had been written", rec.Missing))
 	}
 }
 

@@ -67,10 +67,9 @@ func (b *rig) verify(ctx context.Context, t *Trial, cfg load.Config, rec *load.R
 	if err := r.run(ctx, from, verifyTime); err != nil {
 		return fmt.Errorf("verification: %w", err)
 	}
-	t.AckedKeys, t.VerifiedKeys, t.Violations = len(r.keys), r.read, r.violations
+	t.AckedKeys, t.VerifiedKeys, t.Violations = r.promised, r.read, r.violations
 	if len(t.Violations) > 0 {
-		t.Valid = false
-		t.Problem = fmt.Sprintf("%d acknowledged writes are lost; the first: %s", len(t.Violations), t.Violations[0])
+		t.distrust(fmt.Sprintf("%d acknowledged writes are lost; the first: %s", len(t.Violations), t.Violations[0]))
 	}
 	if cfg.Sample == 0 {
 		return nil
@@ -95,11 +94,12 @@ type readBack struct {
 	since     time.Time
 	histories map[int]*load.History // by key
 
-	keys []int // to be read, those with a history first, the others shuffled
-	next atomic.Int64
+	keys     []int // to be read, those with a history first, the others shuffled
+	promised int   // how many of them had an operation acknowledged
+	next     atomic.Int64
 
 	mu         sync.Mutex
-	read       int
+	read       int // of those promised
 	violations []string
 }
 
@@ -108,6 +108,9 @@ type readBack struct {
 func (r *readBack) run(ctx context.Context, from load.Target, limit time.Duration) error {
 	var others []int
 	for key, revision := range r.acked {
+		if revision > 0 {
+			r.promised++
+		}
 		switch {
 		case r.histories[key] != nil:
 			r.keys = append(r.keys, key)
@@ -170,7 +173,9 @@ func (r *readBack) session(ctx context.Context, from load.Target, client, must i
 func (r *readBack) take(key int, name []byte, got *load.Result, a load.Access) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.read++
+	if r.acked[key] > 0 {
+		r.read++
+	}
 	if got.ModRevision < r.acked[key] {
 		r.violations = append(r.violations,
 			fmt.Sprintf("key %s has mod revision %d, acknowledged was %d", name, got.ModRevision, r.acked[key]))
@@ -212,7 +217,7 @@ func (t *Trial) checkHistories(folder *Folder, cfg load.Config, histories []load
 		}
 		violation := fmt.Sprintf("key %s: no order of its %d operations explains what clients were told (%s.json)", key, len(h.Accesses), name)
 		t.Violations = append(t.Violations, violation)
-		t.Valid, t.Problem = false, violation
+		t.distrust(violation)
 	}
 	return nil
 }

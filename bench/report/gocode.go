@@ -17,8 +17,8 @@ type goSettings struct {
 	Code            string
 }
 
-// goSettings lists them in the order of the answers. A run whose settings cannot
-// be read, or whose cluster was not ours, has none.
+// goSettings lists them in the order of the answers. A run whose
+// cluster was not ours has none; settings that cannot be read say why instead.
 func (d *Data) goSettings() []goSettings {
 	var all []goSettings
 	for _, a := range d.Summary.Answers {
@@ -31,7 +31,10 @@ func (d *Data) goSettings() []goSettings {
 		}
 		v := d.Run.Variants[i]
 		code, err := bench.GoCode(&v)
-		if err != nil || code == "" {
+		if err != nil {
+			code = fmt.Sprintf("// There is no code:\n// %s\n", plain(err.Error()))
+		}
+		if code == "" {
 			continue
 		}
 		_, body, _ := strings.Cut(code, "\n") // after the line that names the variant

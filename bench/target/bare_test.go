@@ -1,6 +1,7 @@
 package target
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -89,7 +90,7 @@ func TestBareTakesTurns(t *testing.T) {
 				var put, get [1]load.Result
 				err := errors.Join(s.Do(t.Context(), []load.Op{{Kind: load.Put, Key: key, Value: key}}, put[:]),
 					s.Do(t.Context(), []load.Op{{Kind: load.Get, Key: key}}, get[:]))
-				if err != nil || put[0].ModRevision == 0 || get[0].ModRevision != put[0].ModRevision || !get[0].Found {
+				if err != nil || put[0].ModRevision == 0 || get[0].ModRevision != put[0].ModRevision || !get[0].Found || !bytes.Equal(get[0].Value, key) {
 					t.Errorf("%v: put %+v, get %+v", err, put[0], get[0])
 					return
 				}

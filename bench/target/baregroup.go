@@ -105,7 +105,7 @@ func (g *bareGroup) do(messages []*bareMessage, stale bool) error {
 		for i := range m.ops {
 			if m.ops[i].Kind == load.Get {
 				item, _, found := g.nodes[0].store.Get(m.ops[i].Key)
-				m.results[i] = load.Result{ModRevision: item.ModRevision, Found: found}
+				m.results[i] = load.Result{ModRevision: item.ModRevision, Found: found, Value: item.Value}
 			}
 		}
 	}

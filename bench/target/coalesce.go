@@ -54,7 +54,7 @@ func (s *coalesceSession) Do(ctx context.Context, ops []load.Op, results []load.
 		op, r := &ops[i], &results[i]
 		if op.Kind == load.Get {
 			answer, err := s.coalescer.Get(ctx, op.Key)
-			*r = load.Result{ModRevision: answer.GetModRevision(), Found: answer.GetFound(), Err: err}
+			*r = load.Result{ModRevision: answer.GetModRevision(), Found: answer.GetFound(), Value: answer.GetValue(), Err: err}
 			continue
 		}
 		answer, err := s.coalescer.Put(ctx, op.Key, op.Value)

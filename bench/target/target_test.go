@@ -336,7 +336,7 @@ func verify(t *testing.T, tg target.Target, r *load.Recording, stale bool) {
 			time.Sleep(time.Millisecond)
 			got = read()
 		}
-		if got.Err != nil || !got.Found || got.ModRevision < revision {
+		if got.Err != nil || !got.Found || got.ModRevision < revision || len(got.Value) != r.Config.ValueSize.Most() {
 			t.Errorf("key %d: %+v, acknowledged at %d", i, got, revision)
 		}
 	}

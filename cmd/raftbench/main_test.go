@@ -115,6 +115,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"run", file, "--out", full}, 2, "is not empty"},
 		{[]string{"run", file, "--out", "/proc/nothing/here"}, 2, "run folder"},
 		{[]string{"run", file, "--objective", "ops/s>100"}, 2, "limits throughput, which is what is looked for"},
+		{[]string{"run", file, "--objective", "p99<1s", "--strict"}, 2, "--strict is for measured trials"},
 		{[]string{"run", file, "--objective", "p99<fast"}, 2, "has a limit that is not a duration"},
 		{[]string{"run", file, "--set", "rate-share=-1"}, 2, "rate-share -1 is below the minimum 0"},
 		{[]string{"run", file, "--vary", "server-bin=a,b"}, 2, "server-bin is an axis, but no variant starts a server"},
@@ -190,6 +191,17 @@ func TestJudge(t *testing.T) {
 		}
 		if code != c.code {
 			t.Errorf("%s: exit %d, want %d", name, code, c.code)
+		}
+	}
+	for outcome, want := range map[bench.RateOutcome]int{
+		bench.RateIsFound: exitDone, bench.RateAbove: exitDone, bench.RateMissed: exitMissed, bench.RateInconclusive: exitInconclusive, bench.RateFailed: exitFailed,
+	} {
+		code := exitDone
+		if err := new(runFlags).judge(&bench.Run{Objective: &bench.Objective{Rates: []bench.RateFound{{Outcome: outcome}}}}); err != nil {
+			code = exitCode(t.Context(), err)
+		}
+		if code != want {
+			t.Errorf("a search that ends %s: exit %d, want %d", outcome, code, want)
 		}
 	}
 }

@@ -84,6 +84,9 @@ leaves a run folder with the report, which docs/runs.md describes.`,
 // plan applies the flags to an experiment and expands it.
 func (f *runFlags) plan(cmd *cobra.Command, name string) (*bench.Experiment, *bench.Matrix, error) {
 	if f.objective != "" {
+		if f.strict {
+			return nil, nil, usageErrorf("--strict is for measured trials; a search (--objective) leaves invalid ones out by itself")
+		}
 		var err error
 		if f.search, err = bench.ParseObjective(f.objective); err != nil {
 			return nil, nil, err
@@ -300,6 +303,8 @@ func (f *runFlags) judge(run *bench.Run) error {
 	switch {
 	case len(violations) > 0:
 		return fmt.Errorf("%d violations: what clients were told does not hold; the first: %s", len(violations), violations[0])
+	case errors.Is(searched, bench.ErrFailed):
+		return searched
 	case errors.Is(searched, bench.ErrMissed):
 		return &exitError{exitMissed, searched}
 	case searched != nil:
@@ -341,8 +346,7 @@ func (f *runFlags) report(cmd *cobra.Command, dir string) error {
 	if err := data.Text(stdout); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "\nreport: %s\nrun folder: %s (%s)\n",
-		filepath.Join(dir, report.HTMLFile), dir, megabytes(size))
+	_, err = fmt.Fprintf(stdout, "Report:     %s (the run folder has %s)\n", filepath.Join(dir, report.HTMLFile), megabytes(size))
 	return err
 }
 
