@@ -145,7 +145,7 @@ func (e *events) audit(t *Trial) {
 	if t.Problem != "" {
 		problem = t.Problem + "; " + problem
 	}
-	t.Valid, t.Problem = false, problem
+	t.distrust(problem)
 }
 
 // note keeps what happened; do is empty for what followed from something else.

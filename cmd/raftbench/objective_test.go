@@ -73,3 +73,27 @@ func TestKneeRuns(t *testing.T) {
 		}
 	}
 }
+
+// TestKneeWithoutClosedLoop: a variant that cannot do its closed loop is told of,
+// and the others are measured all the same.
+func TestKneeWithoutClosedLoop(t *testing.T) {
+	file := experimentFile(t, "name: x\nceiling: none\nfixed: {topology: in-process-grpc, target: unary, keys: 10, clients: 2, max-request: 64KiB}\nvary: {value-size: [1MiB, 16], rate-share: [0.01]}\nmeasure: {warmup: 20ms, duration: 200ms, blocks: 1, profile: 0s}\n")
+	dir := filepath.Join(t.TempDir(), "run")
+	code, out, stderr := cli(t.Context(), "run", file, "--out", dir)
+	if code != exitDone {
+		t.Fatalf("exit %d\n%s%s", code, out, stderr)
+	}
+	run, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(run.Trials) != 2 {
+		t.Fatalf("%d trials", len(run.Trials))
+	}
+	for _, trial := range run.Trials {
+		cannot := trial.Variant == "v01"
+		if trial.Viable == cannot || strings.HasPrefix(trial.Problem, "in a closed loop, of which its rate is a share: ") != cannot || (trial.Operations == 0) != cannot {
+			t.Errorf("%s: %+v", trial.Variant, trial)
+		}
+	}
+}
