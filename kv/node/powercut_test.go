@@ -131,6 +131,16 @@ func newRack(t *testing.T, sync string) *rack {
 	if _, err := r.nodes[0].cluster.ChangeMembership(ctx, &clusterv1.ChangeMembershipRequest{Voters: []uint64{1, 2, 3}}); err != nil {
 		t.Fatal(err)
 	}
+	// Followers that have not heard that the joint configuration was left need the
+	// first node's vote, and that may be the first to go.
+	eventually(t, "all nodes know the voters", func() bool {
+		for _, m := range r.nodes {
+			if s := m.state(ctx, t).GetMembership(); len(s.GetVoters()) != 3 || len(s.GetVotersOutgoing()) > 0 {
+				return false
+			}
+		}
+		return true
+	})
 	return r
 }
 
