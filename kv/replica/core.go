@@ -320,7 +320,7 @@ func (c *Core) stop(eff *Effects) {
 	}
 	c.leased = nil
 	c.reads.drain(ErrStopped, eff)
-	c.changes.left()
+	c.changes.finishApplied()
 	if ch := c.changes.current; ch != nil {
 		err := ErrStopped
 		if ch.sequence != 0 {

@@ -17,12 +17,20 @@ import (
 type changes struct {
 	current  *Change
 	transfer *Transfer
-	// Applied, and without a vote for this node, which still leads.
-	leaving []leaving
+	heard    []applied // done once a majority has heard of it
+	leaving  []applied // done once this node, which has no vote any more, leads no more
+}
+
+// applied is a change that is applied here, but not done yet.
+type applied struct {
+	change     *Change
+	membership *kvv1.Membership
+	round      uint64 // the last round of reads that began before
 }
 
 // Change is one membership change on its way: first learners catch up, then it
-// is proposed, then applied, at last the joint configuration is left.
+// is proposed, then applied, then the joint configuration is left, at last others
+// hear of that.
 type Change struct {
 	// plan says how a membership becomes the one asked for; nil when it is that
 	// already. The change is planned anew when it is proposed: one that its caller
@@ -36,6 +44,7 @@ type Change struct {
 
 	sequence uint64 // of its entry; 0 before it is proposed
 	applied  bool
+	joint    bool // it leads through a joint configuration
 }
 
 // Init makes this node, whose log must be empty, a cluster of one.
@@ -197,13 +206,9 @@ func (c *Core) begin(ch *Change) *Change {
 // Cancel gives up on a change whose caller no longer waits. One that was
 // proposed may still finish. One that was refused at once is nil.
 func (c *Core) Cancel(ch *Change, cause error) {
-	for i, l := range c.changes.leaving {
-		if l.change == ch {
-			c.changes.leaving = slices.Delete(c.changes.leaving, i, i+1)
-			ch.done(l.membership, nil)
-			return
-		}
-	}
+	of := func(a applied) bool { return a.change == ch }
+	c.changes.heard = finish(c.changes.heard, of)
+	c.changes.leaving = finish(c.changes.leaving, of)
 	if ch == nil || c.changes.current != ch {
 		return
 	}
@@ -349,7 +354,7 @@ func (c *Core) applyConfChange(e *raftpb.Entry, t *ApplyTask, eff *Effects) {
 		return
 	}
 	if h := context.GetHeader(); h.GetNode() == c.cfg.ID && h.GetIncarnation() == c.cfg.Incarnation && h.GetSequence() == ch.sequence {
-		ch.applied = true
+		ch.applied, ch.joint = true, joint(c.membership)
 	}
 	// It was planned for the membership that its entry was applied to: raft takes
 	// none while another is not applied, or the configuration joint. So this is
@@ -357,13 +362,37 @@ func (c *Core) applyConfChange(e *raftpb.Entry, t *ApplyTask, eff *Effects) {
 	if m := c.membership; ch.applied && !joint(m) {
 		c.changes.current = nil
 		t.done = append(t.done, func() {
-			if c.role == raft.StateLeader && !slices.Contains(m.GetVoters(), c.cfg.ID) {
-				c.changes.leaving = append(c.changes.leaving, leaving{ch, m})
-				return
+			a := applied{ch, m, c.reads.sequence}
+			switch {
+			case c.role == raft.StateLeader && !slices.Contains(m.GetVoters(), c.cfg.ID):
+				c.changes.leaving = append(c.changes.leaving, a)
+			case c.role == raft.StateLeader && ch.joint:
+				c.changes.heard = append(c.changes.heard, a)
+			default:
+				ch.done(m, nil)
 			}
-			ch.done(m, nil)
 		})
 	}
+}
+
+// confirmed ends the changes that a majority has heard of. Who has not heard that
+// the joint configuration was left needs votes of the former one, which may be
+// this node's alone: were it to die now, nobody could be elected. Each heartbeat
+// says what is committed, so who answers one of a round that began afterwards, and
+// has the entry, knows.
+func (cs *changes) confirmed(round uint64) {
+	cs.heard = finish(cs.heard, func(a applied) bool { return a.round < round })
+}
+
+// finish ends the changes that are over, and returns the others.
+func finish(changes []applied, over func(applied) bool) []applied {
+	return slices.DeleteFunc(changes, func(a applied) bool {
+		if !over(a) {
+			return false
+		}
+		a.change.done(a.membership, nil)
+		return true
+	})
 }
 
 // mustUnmarshal decodes a part of a committed entry. One that can't be decoded
@@ -438,8 +467,8 @@ func (cs *changes) leaderChanged(c *Core) {
 			t.done(fmt.Errorf("%w: leadership went to node %d", ErrRefused, c.leader))
 		}
 	}
-	if c.role != raft.StateLeader { // those that heard of a later term say so
-		cs.left()
+	if c.role != raft.StateLeader {
+		cs.finishApplied()
 	}
 	if cs.current != nil && c.role != raft.StateLeader {
 		err := ErrNotLeader

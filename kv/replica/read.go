@@ -77,13 +77,13 @@ func (r *reads) retry() {
 	r.context = 0
 }
 
-// start begins a round when none is in flight and reads or the lease need one. One
-// of an earlier term is not waited for: confirmed would not take its answer.
+// start begins a round when none is in flight and reads, the lease or a change of
+// members need one. One of an earlier term is not waited for: confirmed would not take its answer.
 func (r *reads) start(c *Core) {
 	if r.context != 0 && r.term != c.term {
 		r.retry()
 	}
-	if r.context != 0 || c.leader == raft.None || len(r.waiting) == 0 && !c.leaseDue() {
+	if r.context != 0 || c.leader == raft.None || len(r.waiting) == 0 && len(c.changes.heard) == 0 && !c.leaseDue() {
 		return
 	}
 	r.sequence++
@@ -111,6 +111,7 @@ func (r *reads) confirmed(c *Core, rs raft.ReadState) {
 		return
 	}
 	c.lease.renew(r.began, r.term)
+	c.changes.confirmed(r.context)
 	r.patience = min(max(r.retryTicks, 2*(r.age+1)), r.maxPatience)
 	if len(r.inFlight) > 0 {
 		r.await(rs.Index, r.inFlight)

@@ -316,7 +316,8 @@ func (r *Replica) AddLearner(ctx context.Context, m *kvv1.Member) (*kvv1.Members
 
 // ChangeVoters sets the voters by joint consensus: it waits until those that
 // are learners now have caught up, and returns when the joint configuration is
-// left. Removed voters leave, or with retain become learners.
+// left and a majority has heard so. Removed voters leave, or with retain become
+// learners.
 func (r *Replica) ChangeVoters(ctx context.Context, voters []uint64, retain bool) (*kvv1.Membership, error) {
 	return r.change(ctx, func(c *Core, done func(*kvv1.Membership, error)) *Change {
 		return c.ChangeVoters(voters, retain, done)

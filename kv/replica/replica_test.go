@@ -31,6 +31,7 @@ type network struct {
 	mu       sync.RWMutex
 	replicas map[uint64]*Replica
 	cut      map[uint64]bool
+	delay    map[uint64]time.Duration // of what a node sends; lost if it is cut off meanwhile
 	loss     float64
 	carrying sync.WaitGroup
 }
@@ -50,6 +51,19 @@ func (n *network) send(from uint64, ms []*raftpb.Message) {
 			n.carrying.Go(func() { n.carry(n.replicas[from], to, m) })
 			continue
 		}
+		if d := n.delay[from]; d > 0 {
+			n.carrying.Go(func() { n.later(d, from, to, m) })
+			continue
+		}
+		to.Step(m)
+	}
+}
+
+func (n *network) later(d time.Duration, from uint64, to *Replica, m *raftpb.Message) {
+	time.Sleep(d)
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if !n.cut[from] {
 		to.Step(m)
 	}
 }
@@ -265,6 +279,34 @@ func TestLeaderLost(t *testing.T) {
 	if _, err := put(leader, "after", "v"); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestLeaderDiesRightAfterAChange: who was told that the voters are three may lose
+// one of them at once. Those left were told of it before, or they would need the
+// vote of the one that was lost.
+func TestLeaderDiesRightAfterAChange(t *testing.T) {
+	n, all := startReplicas(t, 3, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, _, err := all[0].Init(ctx, testMember(all[0])); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "leader", func() bool { return all[0].Leader() == 1 })
+	for _, r := range all[1:] {
+		if _, err := all[0].AddLearner(ctx, testMember(r)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.mu.Lock()
+	n.delay = map[uint64]time.Duration{1: 10 * time.Millisecond}
+	n.mu.Unlock()
+	if _, err := all[0].ChangeVoters(ctx, []uint64{1, 2, 3}, false); err != nil {
+		t.Fatal(err)
+	}
+	n.mu.Lock()
+	n.cut[1] = true
+	n.mu.Unlock()
+	eventually(t, "new leader", func() bool { return all[1].Leader() == 2 || all[2].Leader() == 3 })
 }
 
 // A node that lags behind the compacted log gets a snapshot while writes go on.

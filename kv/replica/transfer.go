@@ -5,8 +5,6 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3"
-
-	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
 // Transfer is a transfer of leadership on its way.
@@ -45,12 +43,6 @@ func (c *Core) CancelTransfer(t *Transfer, cause error) {
 	}
 }
 
-// leaving is a change that is applied and waits for this node to lead no more.
-type leaving struct {
-	change     *Change
-	membership *kvv1.Membership
-}
-
 // leave hands leadership to a voter once this node has no vote. Raft's
 // StepDownOnRemoval would end it at once, and could leave nobody to be elected:
 // the nodes that have not heard of the end of a joint configuration need the votes
@@ -60,7 +52,7 @@ type leaving struct {
 func (c *Core) leave() {
 	m := c.membership
 	if slices.Contains(m.GetVoters(), c.cfg.ID) {
-		c.changes.left() // it has a vote again, by another change
+		c.changes.leaving = finish(c.changes.leaving, always) // it has a vote again, by another change
 		return
 	}
 	if c.role != raft.StateLeader || joint(m) || c.applied < c.confIndex || c.rn.BasicStatus().LeadTransferee != raft.None {
@@ -77,10 +69,11 @@ func (c *Core) leave() {
 	}
 }
 
-// left ends the changes that waited for this node to lead no more.
-func (cs *changes) left() {
-	for _, l := range cs.leaving {
-		l.change.done(l.membership, nil)
-	}
-	cs.leaving = nil
+// finishApplied ends the changes that are applied: this node leads no more, and
+// has nothing more to tell.
+func (cs *changes) finishApplied() {
+	cs.heard = finish(cs.heard, always)
+	cs.leaving = finish(cs.leaving, always)
 }
+
+func always(applied) bool { return true }
