@@ -112,6 +112,38 @@ func TestSessionsApplyOnce(t *testing.T) {
 	sameState(ctx, t, c)
 }
 
+// The leader is stopped, which breaks no connection. With a limit for one attempt,
+// a session writes on once another leads; without, gRPC breaks the connection only
+// after 15 s.
+func TestSessionLeavesAStoppedLeader(t *testing.T) {
+	c := start(t, cluster.Config{Topology: cluster.Processes, ServerBin: serverBin})
+	cl, err := client.New(client.Config{Endpoints: c.Endpoints(), AttemptTimeout: 500 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cl.Close() })
+	s, err := cl.OpenSession(within(t, time.Minute), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader, err := c.Leader(within(t, time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := leader.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := leader.Resume(); err != nil {
+			t.Error(err)
+		}
+	}()
+	r, err := s.Put(within(t, 12*time.Second), []byte("k"), nil)
+	if err != nil || r.GetVersion() != 1 {
+		t.Errorf("version %d, %v", r.GetVersion(), err)
+	}
+}
+
 // A session that is left alone ends; its client is told that it cannot know
 // what became of a write.
 func TestSessionEnds(t *testing.T) {

@@ -97,7 +97,7 @@ func (c *Client) Status(ctx context.Context, address string, withHash bool) (*cl
 		return nil, notSent(methodStatus.name, codes.InvalidArgument, "%v", err)
 	}
 	resp := &clusterv1.StatusResponse{}
-	if e := c.try(ctx, methodStatus, n, &clusterv1.StatusRequest{WithStateHash: withHash}, resp); e != nil {
+	if e := c.try(ctx, methodStatus, n, 0, &clusterv1.StatusRequest{WithStateHash: withHash}, resp); e != nil {
 		return nil, e
 	}
 	return resp, nil
@@ -133,7 +133,7 @@ func (c *Client) Describe(ctx context.Context, address string) (*clusterv1.Descr
 		return nil, notSent(methodDescribe.name, codes.InvalidArgument, "%v", err)
 	}
 	resp := &clusterv1.DescribeResponse{}
-	if e := c.try(ctx, methodDescribe, n, &clusterv1.DescribeRequest{}, resp); e != nil {
+	if e := c.try(ctx, methodDescribe, n, 0, &clusterv1.DescribeRequest{}, resp); e != nil {
 		return nil, e
 	}
 	return resp, nil

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -94,10 +95,14 @@ func (c *Client) retry(ctx context.Context, m method, to destination, req, resp 
 		return nil, c.tooLarge(m.name, size)
 	}
 	var p patience
+	var limit time.Duration // of an attempt, where others may follow it at other nodes
+	if to.pinned == nil && m.kind != settled {
+		limit = c.cfg.AttemptTimeout
+	}
 	maybe := false // an attempt before may have been applied
 	for {
 		n := c.pick(to)
-		e := c.try(ctx, m, n, req, resp)
+		e := c.try(ctx, m, n, limit, req, resp)
 		if e == nil {
 			n.answered()
 			return n, nil
@@ -126,14 +131,20 @@ func (k kind) repeats(e *Error, maybe bool) bool {
 		return false
 	}
 	refused := k == settled && maybe && e.Applied == no && e.Code == codes.FailedPrecondition
-	return e.Code == codes.Unavailable || refused
+	return e.silent() || refused
 }
 
-// try makes one attempt.
-func (c *Client) try(ctx context.Context, m method, n *node, req, resp proto.Message) *Error {
+// try makes one attempt, for as long as ctx and the limit, if there is one, allow.
+func (c *Client) try(ctx context.Context, m method, n *node, limit time.Duration, req, resp proto.Message) *Error {
 	a := c.attempts.Get().(*attempt)
 	a.peer = peer.Peer{}
-	err := n.conn().Invoke(ctx, m.path, req, resp, a.options...)
+	bounded := ctx
+	if limit > 0 {
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	err := n.conn().Invoke(bounded, m.path, req, resp, a.options...)
 	sent := a.peer.Addr != nil
 	c.attempts.Put(a)
 	if err == nil {
@@ -141,20 +152,25 @@ func (c *Client) try(ctx context.Context, m method, n *node, req, resp proto.Mes
 	}
 	e := c.newError(m.name, m.kind, err, sent)
 	e.unconnected = !sent && e.Code == codes.Unavailable
+	// Whether the client noticed or the server, which is told of the deadline.
+	if limit > 0 && e.Code == codes.DeadlineExceeded && ctx.Err() == nil {
+		e.overdue = true
+		e.status = status.Newf(e.Code, "no answer from %s within attempt timeout %v", n.address, limit)
+	}
 	return e
 }
 
 // turn points later attempts to where they have a better chance than at n. It
 // reports whether a leader was named.
 func (c *Client) turn(n *node, to destination, e *Error) (followed bool) {
-	if e.Code == codes.Unavailable {
+	if e.silent() {
 		n.failed()
 	}
 	switch {
 	case to.pinned != nil, to.spread:
 	case e.NotLeader && c.router.follow(n, e.LeaderAddress):
 		return true
-	case e.NotLeader, e.Code == codes.Unavailable:
+	case e.NotLeader, e.silent():
 		c.router.leave(n)
 	}
 	return false

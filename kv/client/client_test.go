@@ -231,6 +231,46 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// A node that is silent, though its connection holds, is given up for another, but
+// not by a write that it may still apply.
+func TestAttemptTimeout(t *testing.T) {
+	cluster := clienttest.Start(t, 3)
+	const patience = 300 * time.Millisecond // answers that are not held back come well before
+	c := openConfig(t, client.Config{Endpoints: cluster.Addresses(), RefreshInterval: -1, AttemptTimeout: patience})
+	silent := func(method string) {
+		t.Helper()
+		if _, err := c.Put(t.Context(), []byte("warm"), nil); err != nil { // node 1 leads, and is where calls go
+			t.Fatal(err)
+		}
+		cluster.Node(1).Script(method, clienttest.Step{Delay: time.Minute, Before: func() { cluster.SetLeader(2) }})
+	}
+
+	silent(clienttest.Get)
+	if _, err := c.Get(t.Context(), []byte("k"), lin); err != nil {
+		t.Errorf("a read: %v", err)
+	}
+
+	cluster.SetLeader(1)
+	silent(clienttest.Put)
+	_, err := c.Put(t.Context(), []byte("k"), nil)
+	if !errors.Is(err, context.DeadlineExceeded) || client.Applied(err) != unknown || !strings.Contains(err.Error(), "within attempt timeout 300ms") {
+		t.Errorf("a write: %v, applied %v", err, client.Applied(err))
+	}
+	if _, err := c.Put(t.Context(), []byte("k"), nil); err != nil {
+		t.Errorf("the write after it: %v", err)
+	}
+
+	// What may take long for good reason is not bounded.
+	cluster.SetLeader(1)
+	if _, err := c.Put(t.Context(), []byte("warm"), nil); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Node(1).Script(clienttest.AddLearner, clienttest.Step{Delay: 2 * patience})
+	if _, err := c.AddLearner(t.Context(), 4, "127.0.0.1:4"); err != nil {
+		t.Errorf("add-learner: %v", err)
+	}
+}
+
 // The last refusal says more than "deadline exceeded".
 func TestDeadlineTellsTheReason(t *testing.T) {
 	cluster := clienttest.Start(t, 2)

@@ -27,6 +27,13 @@ type Config struct {
 	// begins another attempt; with a deadline that alone counts. Default 10 s;
 	// negative: every call has one attempt.
 	RetryTime time.Duration
+	// AttemptTimeout bounds one attempt at a unary call of keys, be its node stopped,
+	// cut off or slow: then another node is asked. A write that the silent node may
+	// still apply fails instead, its outcome unknown, unless it is one of a Session.
+	// It should be well above what the slowest answer takes. Default: none, an
+	// attempt lasts as long as its call; a connection on which nothing arrives breaks
+	// after 15 s.
+	AttemptTimeout time.Duration
 	// UnreachableTime is how long a call goes on while none of the nodes can be
 	// connected to; then it fails with "no node answers". Default, and when
 	// negative: as long as other retries do.
@@ -59,6 +66,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxRequest < 0 {
 		return c, fmt.Errorf("client: max request %d is negative", c.MaxRequest)
+	}
+	if c.AttemptTimeout < 0 {
+		return c, fmt.Errorf("client: attempt timeout %v is negative", c.AttemptTimeout)
 	}
 	if c.Conns == 0 {
 		c.Conns = 1

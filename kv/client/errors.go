@@ -38,6 +38,7 @@ type Error struct {
 	// The node itself gave the outcome; a status made by gRPC has none.
 	outcomeTold bool
 	unconnected bool // there was no connection to send it on
+	overdue     bool // Config.AttemptTimeout ended the attempt
 }
 
 // Error says which call failed, why, and whether it may have been applied.
@@ -192,7 +193,7 @@ func (e *Error) retryable() bool {
 		return false
 	}
 	switch {
-	case e.NotLeader, e.Code == codes.Unavailable:
+	case e.NotLeader, e.silent():
 		return true
 	case e.Code == codes.ResourceExhausted:
 		// Admission caps; gRPC's own size limits have no outcome detail and stay.
@@ -200,6 +201,9 @@ func (e *Error) retryable() bool {
 	}
 	return false
 }
+
+// silent tells that the node did not answer.
+func (e *Error) silent() bool { return e.Code == codes.Unavailable || e.overdue }
 
 // notSent is an error made here, before anything was sent.
 func notSent(method string, code codes.Code, format string, args ...any) *Error {
