@@ -85,7 +85,7 @@ func TestHealthAndReflection(t *testing.T) {
 
 func TestRequestLimits(t *testing.T) {
 	m := startCluster(t, 1, func(o *Options) { o.Config.MaxRequest = 1 << 20 })[0]
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, time.Minute)
 	fits := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 1<<20-100)}
 	if _, err := m.kv.Put(ctx, fits, grpc.UseCompressor(gzip.Name)); err != nil {
 		t.Errorf("a compressed request within the limit: %v", err)
