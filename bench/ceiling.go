@@ -155,7 +155,7 @@ func (e *echo) options(s *Settings) target.Options {
 	return target.Options{
 		Endpoints: []string{e.addr}, Dialer: e.network.dialer(), Conns: s.Load.Conns,
 		OpsPerMessage: s.Load.OpsPerMsg, Stream: s.Load.Wire == "stream",
-		MaxRequest: int(s.Node.MaxRequest), GRPCWindow: int(s.Node.GRPCWindow),
+		MaxRequest: int(s.Node.MaxRequest), GRPCWindow: int(s.Node.GRPCWindow), GRPCWriteBuffer: int(s.Node.GRPCWriteBuffer),
 	}
 }
 

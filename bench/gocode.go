@@ -22,8 +22,9 @@ type goCode struct {
 	// Raft are the fields of the raft.Config literal, Tick the time between ticks.
 	Raft []goSetting
 	Tick *goSetting
-	// GC is the percentage for debug.SetGCPercent.
-	GC *goSetting
+	// Process are calls of runtime and runtime/debug.
+	Process []goSetting
+	Runtime bool // runtime is among them
 	// Peer and Client are the two ports; nil where the variant has none.
 	Peer, Client *goPort
 	Conns        string
@@ -168,6 +169,11 @@ func (c *goCode) option(k *node.Knob, source string) {
 			}
 			p.Server = append(p.Server, server)
 			p.Dial = append(p.Dial, goSetting{"grpc.With" + name, value, k.Name})
+		case "WriteBufferSize":
+			if value != "0" {
+				p.Server = append(p.Server, server)
+				p.Dial = append(p.Dial, goSetting{"grpc.With" + name, value, k.Name})
+			}
 		case "NumStreamWorkers":
 			if value != "0" {
 				p.Server = append(p.Server, server)
@@ -181,8 +187,11 @@ func (c *goCode) option(k *node.Knob, source string) {
 		if d, err := time.ParseDuration(k.String()); err == nil {
 			c.Tick = &goSetting{Name: source, Value: goDuration(d), Comment: k.Name}
 		}
-	case "debug.SetGCPercent":
-		c.GC = &goSetting{Name: source, Value: value, Comment: k.Name}
+	case "debug.SetGCPercent", "debug.SetMemoryLimit", "runtime.GOMAXPROCS":
+		if value != "0" { // as the environment says
+			c.Process = append(c.Process, goSetting{Name: source, Value: value, Comment: k.Name})
+			c.Runtime = c.Runtime || strings.HasPrefix(source, "runtime.")
+		}
 	}
 }
 
@@ -234,7 +243,10 @@ var goTemplate = template.Must(template.New("").Parse(`// Package settings has t
 package settings
 
 import (
-	{{- if .GC}}
+	{{- if .Runtime}}
+	"runtime"
+	{{- end}}
+	{{- if .Process}}
 	"runtime/debug"
 	{{- end}}
 	{{- if .Tick}}
@@ -264,10 +276,12 @@ func RaftConfig(id uint64, storage raft.Storage) *raft.Config {
 // Tick is the time from one call of raft's Tick to the next.
 const Tick = {{.Value}} // {{.Comment}}
 {{end}}
-{{- with .GC}}
+{{- with .Process}}
 // Process sets what is of the whole process.
 func Process() {
-	debug.SetGCPercent({{.Value}}) // {{.Comment}}
+	{{- range .}}
+	{{.Name}}({{.Value}}) // {{.Comment}}
+	{{- end}}
 }
 {{end}}
 {{- with .Peer}}

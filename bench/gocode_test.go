@@ -37,6 +37,7 @@ func TestGoCodeCompiles(t *testing.T) {
 		"zstd":     {"topology=processes", "compression=zstd", "conns=4", "target=pipeline", "ops-per-message=64", "linger=auto", "batching=linger"},
 		"local":    {"topology=in-process", "target=direct"},
 		"no limit": {"topology=in-process", "target=unary", "uncommitted=1", "op=get", "read=lease", "gogc=50"},
+		"process":  {"topology=processes", "gomemlimit=1GiB", "gomaxprocs=2", "grpc-write-buffer=64KiB"},
 	} {
 		code, err := GoCode(goVariant(t, fields...))
 		if err != nil {
@@ -102,7 +103,7 @@ func TestGoCodeSays(t *testing.T) {
 
 // Every counterpart that a tag names is in the code, so none leads nowhere.
 func TestGoCodeHasEverySource(t *testing.T) {
-	code, err := GoCode(goVariant(t, "topology=processes", "compression=gzip"))
+	code, err := GoCode(goVariant(t, "topology=processes", "compression=gzip", "gomemlimit=1GiB", "gomaxprocs=2", "grpc-write-buffer=64KiB"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,21 +47,22 @@ type Load struct {
 
 	Wire string `knob:"wire" values:"unary,stream" usage:"which API target wire or relay serves"`
 
-	Clients      int           `knob:"clients" usage:"clients, each with one message under way"`
-	Conns        int           `knob:"conns" usage:"client connections that the clients share (default: 1)"`
-	Rate         float64       `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
-	RateShare    float64       `knob:"rate-share" usage:"rate as a share of what the same variant reaches in a closed loop, which is tried before the first block (default: none)"`
-	ThinkTime    time.Duration `knob:"think-time" usage:"how long a client waits after an answer before it sends again; without a rate only"`
-	OpsPerMsg    int           `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
-	Op           string        `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
-	ReadRatio    float64       `knob:"read-ratio" usage:"share of gets for op mixed, 0 to 1"`
-	Read         string        `knob:"read" values:"linearizable,lease,follower,stale" usage:"what gets promise, and who answers: the leader by a round or under its lease, all nodes with a round, all nodes without"`
-	ValueSize    Sizes         `knob:"value-size" usage:"bytes of a value: one size, a range of which all are alike, or a file whose lines are a size and its weight"`
-	KeySize      Sizes         `knob:"key-size" usage:"bytes of a key, in the forms of value-size; each key keeps its size"`
-	Keys         int           `knob:"keys" usage:"distinct keys"`
-	Events       Plan          `knob:"events" usage:"what is done to the cluster in the window, such as: kill leader at 1s; restart killed at 2s"`
-	StagesSlice  time.Duration `knob:"stages-slice" usage:"how long the nodes measure stages before they leave off as long, in turn, which tells what measuring costs (0: as stages says all the time)"`
-	Distribution string        `knob:"key-distribution" values:"uniform,zipf,sequential,hotspot,latest" usage:"which keys are picked: all alike, by zipf's law with 0.99, in turn, a fifth for four fifths of the operations, or near the newest"`
+	Clients        int           `knob:"clients" usage:"clients, each with one message under way"`
+	Conns          int           `knob:"conns" usage:"client connections that the clients share (default: 1)"`
+	Rate           float64       `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
+	RateShare      float64       `knob:"rate-share" usage:"rate as a share of what the same variant reaches in a closed loop, which is tried before the first block (default: none)"`
+	AttemptTimeout time.Duration `knob:"attempt-timeout" usage:"how long target unary waits for an answer before it asks another node; a write then fails, its outcome unknown (0: as long as it takes)"`
+	ThinkTime      time.Duration `knob:"think-time" usage:"how long a client waits after an answer before it sends again; without a rate only"`
+	OpsPerMsg      int           `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
+	Op             string        `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
+	ReadRatio      float64       `knob:"read-ratio" usage:"share of gets for op mixed, 0 to 1"`
+	Read           string        `knob:"read" values:"linearizable,lease,follower,stale" usage:"what gets promise, and who answers: the leader by a round or under its lease, all nodes with a round, all nodes without"`
+	ValueSize      Sizes         `knob:"value-size" usage:"bytes of a value: one size, a range of which all are alike, or a file whose lines are a size and its weight"`
+	KeySize        Sizes         `knob:"key-size" usage:"bytes of a key, in the forms of value-size; each key keeps its size"`
+	Keys           int           `knob:"keys" usage:"distinct keys"`
+	Events         Plan          `knob:"events" usage:"what is done to the cluster in the window, such as: kill leader at 1s; restart killed at 2s"`
+	StagesSlice    time.Duration `knob:"stages-slice" usage:"how long the nodes measure stages before they leave off as long, in turn, which tells what measuring costs (0: as stages says all the time)"`
+	Distribution   string        `knob:"key-distribution" values:"uniform,zipf,sequential,hotspot,latest" usage:"which keys are picked: all alike, by zipf's law with 0.99, in turn, a fifth for four fifths of the operations, or near the newest"`
 }
 
 // Settings are everything that makes one variant.
@@ -230,6 +231,8 @@ func (s *Settings) reads(key string) bool {
 		return !isEcho(l.Target) && l.Target != TargetEtcd && l.Target != TargetBare
 	case "stages-slice":
 		return l.Topology != TopologyExternal && !isEcho(l.Target) && l.Target != TargetEtcd && l.Target != TargetBare
+	case "attempt-timeout":
+		return l.Target == TargetUnary
 	case "wire":
 		return isEcho(l.Target)
 	case serverBinKey:
@@ -247,14 +250,14 @@ func (s *Settings) reads(key string) bool {
 	}
 	if l.Target == TargetBare {
 		switch key {
-		case "packing", "batch-count", "batch-size", "append-size", "inflight-messages", "inflight-bytes", "uncommitted", "apply-size", "log-entries", "gogc":
+		case "packing", "batch-count", "batch-size", "append-size", "inflight-messages", "inflight-bytes", "uncommitted", "apply-size", "log-entries", "gogc", "gomemlimit", "gomaxprocs":
 			return true
 		}
 		return false
 	}
 	if isEcho(l.Target) {
 		switch key {
-		case "max-request", "grpc-window", "stream-workers", "gogc":
+		case "max-request", "grpc-window", "grpc-write-buffer", "stream-workers", "gogc", "gomemlimit", "gomaxprocs":
 			return true
 		}
 		return false
@@ -264,7 +267,7 @@ func (s *Settings) reads(key string) bool {
 		return l.Target != TargetDirect
 	case "chunking", "max-message", "transport", "lanes", "codec", "compression":
 		return !local
-	case "grpc-window":
+	case "grpc-window", "grpc-write-buffer":
 		return !local || l.Target != TargetDirect
 	case "chunk-size":
 		if n.Chunking == transport.ChunkRaft {
@@ -361,6 +364,7 @@ func (l *Load) validate() error {
 		{"read-ratio", l.ReadRatio, 0, 1},
 		{"keys", float64(l.Keys), 1, 1e8},
 		{"think-time", float64(l.ThinkTime), 0, float64(time.Hour)},
+		{"attempt-timeout", float64(l.AttemptTimeout), 0, float64(time.Hour)},
 	} {
 		if c.value < c.min {
 			return fmt.Errorf("%s %s is below the minimum %s", c.key, plain(c.key, c.value), plain(c.key, c.min))

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
-	"runtime/debug"
 	"runtime/pprof"
 	"slices"
 	"strconv"
@@ -41,13 +40,14 @@ type rig struct {
 	// debug ports by process name, and the name of this process.
 	debug map[string]string
 	self  string
-	gc    int // this process's setting before
+	// restore puts back this process's settings.
+	restore func()
 }
 
 // openRig starts what a trial needs.
 func (r *runner) openRig(ctx context.Context, v *Planned, j job) (_ *rig, err error) {
 	b := &rig{r: r, variant: v, job: j, debug: map[string]string{}, self: processShared}
-	b.gc = debug.SetGCPercent(v.Settings.Node.GOGC)
+	b.restore = b.setProcess()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -75,6 +75,17 @@ func (r *runner) openRig(ctx context.Context, v *Planned, j job) (_ *rig, err er
 	// Garbage of the trial before is not this one's to collect.
 	runtime.GC()
 	return b, nil
+}
+
+// setProcess gives this process the settings of the nodes: those that are in it, or
+// else of its garbage collector alone, since the generator is not what a limit of
+// the nodes is about.
+func (b *rig) setProcess() (restore func()) {
+	cfg := b.variant.Settings.Node
+	if l := &b.variant.Settings.Load; l.Topology == TopologyProcesses || l.Topology == TopologyExternal {
+		cfg.GOMEMLIMIT, cfg.GOMAXPROCS = 0, 0
+	}
+	return cfg.SetProcess()
 }
 
 func (b *rig) openCluster(ctx context.Context) error {
@@ -131,8 +142,8 @@ func (b *rig) openFast(cfg load.Config) (target.Target, load.Config, error) {
 func (b *rig) openTarget(name, read string) (target.Target, error) {
 	s := &b.variant.Settings
 	o := target.Options{
-		Endpoints: b.r.Endpoints, Conns: s.Load.Conns, Read: read,
-		MaxRequest: int(s.Node.MaxRequest), GRPCWindow: int(s.Node.GRPCWindow),
+		Endpoints: b.r.Endpoints, Conns: s.Load.Conns, Read: read, AttemptTimeout: s.Load.AttemptTimeout,
+		MaxRequest: int(s.Node.MaxRequest), GRPCWindow: int(s.Node.GRPCWindow), GRPCWriteBuffer: int(s.Node.GRPCWriteBuffer),
 	}
 	if b.cluster != nil {
 		o.Endpoints, o.Dialer = b.cluster.Endpoints(), b.cluster.Dialer()
@@ -459,7 +470,7 @@ func (b *rig) problem(ctx context.Context, rec *load.Recording) string {
 
 // close takes everything down, the last first.
 func (b *rig) close() error {
-	debug.SetGCPercent(b.gc)
+	b.restore()
 	var errs []error
 	for _, c := range slices.Backward(b.closers) {
 		errs = append(errs, c())

@@ -218,6 +218,9 @@ func (c *connection) client() (*grpc.ClientConn, error) {
 		window := int32(min(n, 1<<31-1))
 		options = append(options, grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window))
 	}
+	if n := cfg.GRPCWriteBuffer; n > 0 {
+		options = append(options, grpc.WithWriteBufferSize(n))
+	}
 	// The dialer resolves names, anew for each connection.
 	conn, err := grpc.NewClient("passthrough:///"+p.Address, options...)
 	if err != nil {

@@ -51,6 +51,9 @@ type Config struct {
 	// GRPCWindow is the HTTP/2 window of streams and connections; 0 leaves it to
 	// gRPC.
 	GRPCWindow int
+	// GRPCWriteBuffer is how many bytes gRPC gathers for a connection before it
+	// writes them; 0 leaves it to gRPC.
+	GRPCWriteBuffer int
 	// Dial connects to a peer port; nil is TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Logger may be nil.

@@ -90,7 +90,7 @@ func newRelay(ctx context.Context, cfg node.Config, followers []string, dialer f
 	r := &relay{need: (len(followers) + 1) / 2, end: end}
 	r.room.L = &r.mu
 	defer context.AfterFunc(ctx, end)()
-	o := Options{GRPCWindow: int(cfg.GRPCWindow), Dialer: dialer}
+	o := Options{GRPCWindow: int(cfg.GRPCWindow), GRPCWriteBuffer: int(cfg.GRPCWriteBuffer), Dialer: dialer}
 	for _, addr := range followers {
 		conn, err := grpc.NewClient("passthrough:///"+addr, append(o.dialOptions(),
 			grpc.WithTransportCredentials(insecure.NewCredentials()),

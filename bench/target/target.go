@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -63,7 +64,10 @@ type Options struct {
 	Dialer func(ctx context.Context, address string) (net.Conn, error)
 	// MaxRequest and GRPCWindow are the nodes' knobs of those names, in bytes;
 	// 0 means the nodes' default.
-	MaxRequest, GRPCWindow int
+	MaxRequest, GRPCWindow, GRPCWriteBuffer int
+
+	// AttemptTimeout is that of client.Config.
+	AttemptTimeout time.Duration
 
 	read client.Read // Read, parsed
 }
@@ -114,7 +118,7 @@ func New(name string, o Options) (Target, error) {
 		return newEtcd(o)
 	}
 	c, err := client.New(client.Config{
-		Endpoints: o.Endpoints, Conns: o.Conns, MaxRequest: o.MaxRequest, DialOptions: o.dialOptions(),
+		Endpoints: o.Endpoints, Conns: o.Conns, MaxRequest: o.MaxRequest, AttemptTimeout: o.AttemptTimeout, DialOptions: o.dialOptions(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w", name, err)
@@ -129,6 +133,9 @@ func New(name string, o Options) (Target, error) {
 func (o *Options) dialOptions() []grpc.DialOption {
 	window := int32(o.GRPCWindow)
 	options := []grpc.DialOption{grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window)}
+	if o.GRPCWriteBuffer > 0 {
+		options = append(options, grpc.WithWriteBufferSize(o.GRPCWriteBuffer))
+	}
 	if o.Dialer != nil {
 		options = append(options, grpc.WithContextDialer(o.Dialer))
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -49,7 +48,7 @@ func (s *echoServer) command(name, short string) *cobra.Command {
 }
 
 func (s *echoServer) run(cmd *cobra.Command) error {
-	defer debug.SetGCPercent(debug.SetGCPercent(s.cfg.GOGC))
+	defer s.cfg.SetProcess()()
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
 	var lc net.ListenConfig

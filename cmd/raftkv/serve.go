@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -75,7 +74,7 @@ func serve(cmd *cobra.Command, opts *globalOptions, so *serveOptions) error {
 		return err
 	}
 	defer stopProfile()
-	defer debug.SetGCPercent(debug.SetGCPercent(so.config.GOGC))
+	defer so.config.SetProcess()()
 
 	version := currentVersion().String()
 	n, err := node.New(node.Options{

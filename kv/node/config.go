@@ -86,9 +86,12 @@ type Config struct {
 
 	Stages string `knob:"stages" values:"on,off" usage:"measure how long writes take from one stage to the next; the debug port shows it and can change it, and status shows it"`
 
-	GRPCWindow    Size `knob:"grpc-window" usage:"HTTP/2 window of streams and connections (0: as gRPC estimates it)" source:"grpc.StaticStreamWindowSize, grpc.StaticConnWindowSize"`
-	StreamWorkers int  `knob:"stream-workers" usage:"goroutines that serve client streams (0: one for each)" source:"grpc.NumStreamWorkers (client port)"`
-	GOGC          int  `knob:"gogc" usage:"garbage collector's target percentage" source:"debug.SetGCPercent"`
+	GRPCWindow      Size `knob:"grpc-window" usage:"HTTP/2 window of streams and connections (0: as gRPC estimates it)" source:"grpc.StaticStreamWindowSize, grpc.StaticConnWindowSize"`
+	GRPCWriteBuffer Size `knob:"grpc-write-buffer" usage:"bytes that gRPC gathers for a connection before it writes them (0: gRPC's own 32KiB)" source:"grpc.WriteBufferSize"`
+	StreamWorkers   int  `knob:"stream-workers" usage:"goroutines that serve client streams (0: one for each)" source:"grpc.NumStreamWorkers (client port)"`
+	GOGC            int  `knob:"gogc" usage:"garbage collector's target percentage" source:"debug.SetGCPercent"`
+	GOMEMLIMIT      Size `knob:"gomemlimit" usage:"memory that the garbage collector works harder and harder to stay within (0: as the environment says)" source:"debug.SetMemoryLimit"`
+	GOMAXPROCS      int  `knob:"gomaxprocs" usage:"threads that run Go code at a time (0: as the environment says, or one for each core)" source:"runtime.GOMAXPROCS"`
 
 	ScanPage    int           `knob:"scan-page" usage:"most keys in a page of Scan"`
 	ScanPins    int           `knob:"scan-pins" usage:"snapshots that page tokens may pin at a time"`
@@ -114,6 +117,14 @@ const (
 	maxNodeID = math.MaxUint64 - 2
 	// gRPC silently ignores windows below this.
 	minGRPCWindow = 64 << 10
+	// Less would be written in bits of a frame.
+	minGRPCWriteBuffer = 4 << 10
+	// Each connection has a buffer of its own.
+	maxGRPCWriteBuffer = 64 << 20
+	// What a node without data takes.
+	minMemoryLimit = 32 << 20
+	// More threads Go does not run.
+	maxProcs = 1 << 10
 	// Below it a snapshot's chunks would be a few bytes each.
 	minSnapshotRate = 1 << 10
 	// Less would break off transfers for a collection of garbage.
@@ -315,6 +326,14 @@ func (c Config) Validate() error {
 		return fail("grpc-window", c.GRPCWindow, "is below the minimum %s", Size(minGRPCWindow))
 	case c.GRPCWindow > math.MaxInt32:
 		return fail("grpc-window", c.GRPCWindow, "exceeds the maximum %s", Size(math.MaxInt32))
+	case c.GRPCWriteBuffer != 0 && c.GRPCWriteBuffer < minGRPCWriteBuffer:
+		return fail("grpc-write-buffer", c.GRPCWriteBuffer, "is below the minimum %s", Size(minGRPCWriteBuffer))
+	case c.GRPCWriteBuffer > maxGRPCWriteBuffer:
+		return fail("grpc-write-buffer", c.GRPCWriteBuffer, "exceeds the maximum %s", Size(maxGRPCWriteBuffer))
+	case c.GOMEMLIMIT != 0 && c.GOMEMLIMIT < minMemoryLimit:
+		return fail("gomemlimit", c.GOMEMLIMIT, "is below the minimum %s", Size(minMemoryLimit))
+	case c.GOMAXPROCS > maxProcs:
+		return fail("gomaxprocs", c.GOMAXPROCS, "exceeds the maximum %d", maxProcs)
 	case c.StreamWorkers > maxStreamWorkers:
 		return fail("stream-workers", c.StreamWorkers, "exceeds the maximum %d", maxStreamWorkers)
 	}

@@ -220,7 +220,7 @@ func (n *Node) assembleTransport(o Options) {
 		QueueBytes: int64(n.cfg.PeerQueue), Faults: n.cfg.Faults(),
 		SnapshotWindow: int64(n.cfg.SnapshotWindow), SnapshotRate: int64(n.cfg.SnapshotRate),
 		SnapshotTimeout: n.cfg.SnapshotTimeout, SnapshotKeep: n.cfg.SnapshotKeep, SnapshotLimit: int64(n.cfg.SnapshotLimit),
-		GRPCWindow: int(n.cfg.GRPCWindow), Dial: o.PeerDial, Logger: n.log,
+		GRPCWindow: int(n.cfg.GRPCWindow), GRPCWriteBuffer: int(n.cfg.GRPCWriteBuffer), Dial: o.PeerDial, Logger: n.log,
 	}
 	if o.Network != nil {
 		n.transport = o.Network.Join(n.cfg.ID, cfg, peerHandler{n})

@@ -46,6 +46,9 @@ func serverOptions(cfg Config, receive Size) []grpc.ServerOption {
 		// Static windows stop the pings by which gRPC estimates bandwidth.
 		options = append(options, grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window))
 	}
+	if n := int(cfg.GRPCWriteBuffer); n > 0 {
+		options = append(options, grpc.WriteBufferSize(n))
+	}
 	return options
 }
 
