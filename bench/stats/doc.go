@@ -6,7 +6,8 @@
 // slice with one value a block, in the order of blocks; NaN stands for a block
 // without a valid trial.
 //
-// MedianInterval gives the figure that benchstat gives. What is decided, is
+// MedianInterval gives benchstat's figure and interval or, below 6 blocks where
+// benchstat has none, the whole range at a lower confidence. What is decided, is
 // decided on ratios paired by block, on a log scale: PairedRatio compares a variant
 // with the baseline, Margin turns the A/A arm into the least difference worth
 // speaking of, Decide makes the verdict, and Best finds the set of variants that
