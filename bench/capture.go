@@ -123,7 +123,7 @@ func (s *sample) add(of *cluster.Node, st *clusterv1.StatusResponse) {
 		for name, n := range map[string]uint64{
 			"dials": t.GetDials(), "messages_sent": t.GetMessagesSent(), "messages_dropped": t.GetMessagesDropped(),
 			"messages_split": t.GetMessagesSplit(), "frames_sent": t.GetFramesSent(),
-			"fragments_sent": t.GetFragmentsSent(), "bytes_sent": t.GetBytesSent(), "wire_bytes_sent": t.GetWireBytesSent(), "refusals": t.GetRefusals(),
+			"fragments_sent": t.GetFragmentsSent(), "bytes_sent": t.GetBytesSent(), wireBytes: t.GetWireBytesSent(), "refusals": t.GetRefusals(),
 			"snapshots_sent": t.GetSnapshotsSent(),
 		} {
 			counters[name] += n

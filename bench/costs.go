@@ -8,9 +8,12 @@ type CostInfo struct {
 	of func(*Trial) (float64, bool)
 }
 
+// wireBytes is the counter of what nodes sent each other, as it travelled.
+const wireBytes = "wire_bytes_sent"
+
 // costs are what operations cost, all processes of the trial together.
 var costs = []CostInfo{
-	{"wire-B/op", "bytes between nodes as they travelled, with gRPC's own five a frame", counterPerOp("wire_bytes_sent")},
+	{"wire-B/op", "bytes between nodes as they travelled, with gRPC's own five a frame", counterPerOp(wireBytes)},
 	{"fsyncs/op", "fsyncs of all nodes' logs", counterPerOp("journal_fsyncs")},
 	{"B/op", "bytes allocated by nodes and generator", processesPerOp(func(p *Process) uint64 { return p.AllocBytes })},
 	{"allocs/op", "objects allocated by nodes and generator", processesPerOp(func(p *Process) uint64 { return p.AllocCount })},

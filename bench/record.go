@@ -338,6 +338,7 @@ type Answer struct {
 	Sentence   string  `json:"sentence"`
 	Confidence float64 `json:"confidence"`
 	// Why are sentences on what makes the best better than the baseline or, where
-	// that is among them, the worst; those that the blocks bear out.
+	// that is among them, the worst; where nothing does, on what those that are best
+	// have in common. Only what the blocks bear out.
 	Why []string `json:"why,omitempty"`
 }

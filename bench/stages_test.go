@@ -250,11 +250,8 @@ func TestWhyContrast(t *testing.T) {
 			ops[vs[i].ID] = level(c.ops[i])
 		}
 		run := synthetic(nil, vs, ops)
-		s := summarizer{run: run, blocks: map[string]*blocks{}}
+		s := newSummarizer(run)
 		var summaries []VariantSummary
-		for i := range run.Variants {
-			s.blocks[run.Variants[i].ID] = newBlocks(run, run.Variants[i].ID)
-		}
 		for i := range run.Variants {
 			summaries = append(summaries, s.variant(&run.Variants[i]))
 		}

@@ -52,11 +52,12 @@ const (
 	failedOps = "failed-ops"
 )
 
-func newBlocks(run *Run, id string) *blocks {
+func newBlocks(run *Run, v *Variant) *blocks {
 	b := &blocks{viable: true, figures: map[string][]float64{}}
+	linkRate := v.linkRate()
 	for i := range run.Trials {
 		t := &run.Trials[i]
-		if t.Variant != id || t.Kind != TrialMeasured {
+		if t.Variant != v.ID || t.Kind != TrialMeasured {
 			continue
 		}
 		if !t.Viable {
@@ -81,6 +82,10 @@ func newBlocks(run *Run, id string) *blocks {
 		}
 		if x, ok := cpuPerOp(t); ok {
 			b.set(cpuNanosPerOp, t.Block, x)
+			b.set(coresUsed, t.Block, x/1e9*t.OpsPerS)
+		}
+		if x, ok := t.carried(); ok && linkRate > 0 {
+			b.set(linkUsed, t.Block, x/linkRate)
 		}
 		for _, c := range costs {
 			if x, ok := c.of(t); ok {
@@ -120,7 +125,7 @@ type summarizer struct {
 func newSummarizer(run *Run) *summarizer {
 	s := &summarizer{run: run, blocks: map[string]*blocks{}}
 	for i := range run.Variants {
-		s.blocks[run.Variants[i].ID] = newBlocks(run, run.Variants[i].ID)
+		s.blocks[run.Variants[i].ID] = newBlocks(run, &run.Variants[i])
 	}
 	return s
 }

@@ -10,20 +10,33 @@ import (
 )
 
 // why says what makes the best of a cell better than the variant that it is
-// compared with; nothing where the blocks bear nothing out.
+// compared with or, where nothing does, what those that are best have in common;
+// nothing where the blocks bear nothing out.
 func (s *summarizer) why(a *Answer, cell []*VariantSummary) []string {
-	other := s.contrast(a, cell)
-	if other == nil {
-		return nil
+	if len(a.Best) == 0 || a.Metric == MetricOutage || a.Metric == MetricRecover {
+		return nil // of what an event did the averages of a window tell nothing
 	}
-	best := cell[slices.IndexFunc(cell, func(v *VariantSummary) bool { return v.Variant.ID == a.Best[0] })]
+	var best []*VariantSummary
+	for _, id := range a.Best {
+		best = append(best, cell[slices.IndexFunc(cell, func(v *VariantSummary) bool { return v.Variant.ID == id })])
+	}
 	var sentences []string
-	if sentence := stageWhy(s.account(best, a.Metric), s.account(other, a.Metric)); sentence != "" {
-		sentences = append(sentences, sentence)
+	add := func(sentence string) {
+		if sentence != "" {
+			sentences = append(sentences, sentence)
+		}
 	}
-	if sentence := s.cpuWhy(best, other); sentence != "" {
-		sentences = append(sentences, sentence)
+	who, other := "", s.contrast(a, cell)
+	if other != nil {
+		who = "with the best "
+		add(stageWhy(s.account(best[0], a.Metric), s.account(other, a.Metric)))
+		add(s.cpuWhy(best[0], other))
 	}
+	if len(sentences) == 0 && (other == nil || len(best) > 1) {
+		add(s.stagesAlike(who, best, a.Metric))
+		add(s.cpuAlike(who, best))
+	}
+	add(s.linkAlike(who, best))
 	return sentences
 }
 
@@ -66,13 +79,10 @@ func (s *summarizer) account(v *VariantSummary, metric string) account {
 	b := s.blocks[v.Variant.ID]
 	of, a := ofMean, account{name: s.nameOf(v), which: "a write takes on average"}
 	switch metric {
-	case "ops/s":
 	case "p50-latency-ns":
 		of, a.which = ofP50, "a write around the median takes"
 	case "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns":
 		of, a.which = ofP99, "a write around the 99th percentile takes"
-	default:
-		return a // of an outage the stages tell nothing
 	}
 	for _, stage := range b.stages.writes {
 		a.stages = append(a.stages, timed{stageWords[stage], b.figures[writeFigure(stage, of)]})
