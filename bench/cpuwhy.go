@@ -18,8 +18,8 @@ const cpuNanosPerOp = "cpu-ns/op"
 const layerZ = 2.81
 
 // cpuWhy says how much less or more CPU time the best one's operations cost than
-// another's, by the blocks, and which layers most of it is in, by the profiles;
-// nothing where the blocks bear no difference out.
+// another's, by the blocks, and which layers that is in, by the profiles; nothing
+// where the blocks bear no difference out.
 func (s *summarizer) cpuWhy(best, other *VariantSummary) string {
 	b, o := s.blocks[best.Variant.ID].figures[cpuNanosPerOp], s.blocks[other.Variant.ID].figures[cpuNanosPerOp]
 	d := stats.Difference(o, b, confidence)
@@ -29,14 +29,27 @@ func (s *summarizer) cpuWhy(best, other *VariantSummary) string {
 	sentence := fmt.Sprintf("CPU: an operation takes nodes and generator %s with %s, %s with %s: %s.",
 		meanTime(stats.Mean(b, confidence).Center), s.nameOf(best), meanTime(stats.Mean(o, confidence).Center), s.nameOf(other),
 		moreTime(d.Center, d.Lo, d.Hi))
+	return sentence + layersWhy(layersThatDiffer(s.profiled(best), s.profiled(other), d.Center > 0), d.Center)
+}
+
+// layersWhy names the layers that a difference of nanoseconds is in.
+func layersWhy(differing []layerDifference, of float64) string {
 	var parts []string
-	for _, l := range layersThatDiffer(s.profiled(best), s.profiled(other), d.Center > 0) {
+	named := 0.0
+	for _, l := range differing {
 		parts = append(parts, fmt.Sprintf("%s (%s)", l.layer, moreTime(l.nanos, l.nanos, l.nanos)))
+		named += l.nanos
 	}
-	if len(parts) > 0 {
-		sentence += " By their profiles most of it is " + joinWords(parts) + "."
+	layers := joinWords(parts)
+	switch {
+	case len(parts) == 0:
+		return ""
+	case isMost(named, of):
+		return " By their profiles most of it is " + layers + "."
+	case len(parts) == 1:
+		return fmt.Sprintf(" By their profiles the largest part that is sure, %s, is %s.", percent(named/of), layers)
 	}
-	return sentence
+	return fmt.Sprintf(" By their profiles the largest parts that are sure, together %s, are %s.", percent(named/of), layers)
 }
 
 // moreTime words a difference of nanoseconds, with its interval if that has a width.

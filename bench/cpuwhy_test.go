@@ -16,20 +16,32 @@ func TestCPUWhy(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name string
-		cpus []float64 // a block, of the slower
+		cpus []float64 // a block, of the slower; the other's is 1, which is 10µs an operation
 		cpu  map[string][]LayerCPU
 		want []string // none for no sentence
 		not  string
 	}{
 		{
 			"more", level(4),
-			map[string][]LayerCPU{"node1": {layer(LayerGRPC, 220, 22), layer(LayerRuntime, 300, 30), layer(LayerSyscalls, 250, 25)}},
-			[]string{"CPU: an operation takes nodes and generator 10ms with n=2, 40ms with n=1: 30", "ms more (", "By their profiles most of it is syscalls (25µs more) and runtime (10µs more)."},
+			map[string][]LayerCPU{"node1": {layer(LayerGRPC, 220, 22), layer(LayerRuntime, 300, 30), layer(LayerSyscalls, 250, 15)}},
+			[]string{"CPU: an operation takes nodes and generator 10µs with n=2, 40", "µs with n=1: 30", "µs more (", "By their profiles most of it is syscalls (15µs more) and runtime (10µs more)."},
 			"gRPC",
 		},
-		{"no profile", level(4), nil, []string{"ms more ("}, "profiles"},
-		{"sampling explains the layers", level(4), map[string][]LayerCPU{"node1": {layer(LayerGRPC, 4, 26), layer(LayerRuntime, 3, 24)}}, []string{"ms more ("}, "profiles"},
-		{"less", level(0.5), map[string][]LayerCPU{"node1": {layer(LayerGRPC, 100, 5), layer(LayerRuntime, 200, 20)}}, []string{"ms less (", "is gRPC (15µs less)."}, "runtime ("},
+		{
+			"less than half, two layers", level(5),
+			map[string][]LayerCPU{"node1": {layer(LayerGRPC, 220, 22), layer(LayerRuntime, 3000, 30), layer(LayerSyscalls, 250, 9)}},
+			[]string{"µs more (", "By their profiles the largest parts that are sure, together 47 %, are runtime (10µs more) and syscalls (9µs more)."},
+			"most",
+		},
+		{
+			"less than half, one layer", level(4),
+			map[string][]LayerCPU{"node1": {layer(LayerGRPC, 200, 20), layer(LayerRuntime, 200, 20), layer(LayerSyscalls, 250, 11)}},
+			[]string{"µs more (", "By their profiles the largest part that is sure, 37 %, is syscalls (11µs more)."},
+			"most",
+		},
+		{"no profile", level(4), nil, []string{"µs more ("}, "profiles"},
+		{"sampling explains the layers", level(4), map[string][]LayerCPU{"node1": {layer(LayerGRPC, 4, 26), layer(LayerRuntime, 3, 24)}}, []string{"µs more ("}, "profiles"},
+		{"less", level(0.5), map[string][]LayerCPU{"node1": {layer(LayerGRPC, 100, 5), layer(LayerRuntime, 200, 20)}}, []string{"µs less (", "most of it is gRPC (15µs less)."}, "runtime ("},
 		{"noise", []float64{0.5, 4, 0.2, 3, 0.1}, fast, nil, "CPU"},
 		{"too few blocks", level(4)[:2], fast, nil, "CPU"},
 	} {
@@ -39,7 +51,7 @@ func TestCPUWhy(t *testing.T) {
 			run.Variants[0].Baseline = true
 			for i := range run.Trials {
 				trial := &run.Trials[i]
-				trial.Operations = 100
+				trial.Operations = 100_000
 				cpus := 1.0
 				if trial.Variant == "v01" {
 					cpus = 0

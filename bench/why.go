@@ -112,21 +112,26 @@ var withinCommit = []struct{ figure, words string }{
 	{followerFigure("stage_durable_nanos", ofMean), "the followers' log"},
 }
 
-// stageWhy names the stage in which another variant's writes lose most against the
-// best one's, if the blocks bear out that they lose at all, and that this stage is
-// where. Several stages are looked at, so each interval is as wide as all of them
+// stageWhy names the stage in which another variant's writes surely lose, and the
+// most of such, against the best one's, if the blocks bear out that they lose at
+// all. Several stages are looked at, so each interval is as wide as all of them
 // together need (Bonferroni).
 func stageWhy(best, other account) string {
-	if d := stats.Difference(total(other.stages), total(best.stages), confidence); !d.HasInterval() || d.Lo <= 0 {
+	d := stats.Difference(total(other.stages), total(best.stages), confidence)
+	if !d.HasInterval() || d.Lo <= 0 {
 		return ""
 	}
 	stage, lost := most(best.stages, other.stages)
 	if stage == "" {
 		return ""
 	}
-	sentence := fmt.Sprintf("Stages: %s %s with %s, %s with %s. Most is lost %s: %s (%s to %s).",
+	much := "Most"
+	if !isMost(lost.Center, d.Center) {
+		much = "The largest part that is sure, " + percent(lost.Center/d.Center) + ","
+	}
+	sentence := fmt.Sprintf("Stages: %s %s with %s, %s with %s. %s is lost %s: %s (%s to %s).",
 		best.which, meanTime(totalOf(best)), best.name, meanTime(totalOf(other)), other.name,
-		stage, meanTime(lost.Center), meanTime(lost.Lo), meanTime(lost.Hi))
+		much, stage, meanTime(lost.Center), meanTime(lost.Lo), meanTime(lost.Hi))
 	if stage != stageWords["commit"] {
 		return sentence
 	}
@@ -157,6 +162,10 @@ func most(best, other []timed) (words string, by stats.Estimate) {
 	by = slices.MaxFunc(longer, func(x, y stats.Estimate) int { return cmp.Compare(x.Center, y.Center) })
 	return found[slices.Index(longer, by)].words, by
 }
+
+// isMost tells whether a part is more than half of a difference. What surely
+// differs by the most may be less, beside much of which nothing is sure.
+func isMost(part, of float64) bool { return part/of > 0.5 }
 
 // total is the sum of all stages by block.
 func total(stages []timed) []float64 {
