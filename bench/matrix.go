@@ -398,11 +398,17 @@ func (x *expansion) addCeiling(s Settings, kind string) int {
 	return x.add(p, RoleCeiling)
 }
 
-// addAA measures a baseline twice, one for each answer.
+// addAA measures a baseline twice, one for each answer in which noise decides a
+// verdict; where nothing is compared at all, one for each.
 func (x *expansion) addAA() {
-	done := map[string]bool{}
+	done, compared := map[string]bool{}, map[string]bool{}
+	for _, v := range x.variants {
+		if v.Against != "" {
+			compared[v.Against] = true
+		}
+	}
 	for _, v := range slices.Clone(x.variants) {
-		if !v.Baseline {
+		if !v.Baseline || len(compared) > 0 && !compared[v.Name] {
 			continue
 		}
 		cell := answerCell(v.Params, x.experiment.AnswerBy)

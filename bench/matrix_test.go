@@ -94,6 +94,10 @@ func TestExpandGolden(t *testing.T) {
 			// Only puts on a fast network are below a relay.
 			return parse(t, "name: x\nceiling: [wire, relay]\nfixed: {read-ratio: 0.9}\nvary: {target: [unary, relay], op: [put, mixed], link-delay: [0s, 1ms], nodes: [3, 5]}\n")
 		},
+		"baseline-alone": func(t *testing.T) *Experiment {
+			// With nothing to compare, the A/A arms are what is asked for.
+			return parse(t, "name: x\nceiling: none\nvary: {clients: [1, 16]}\nbaseline: {nodes: 3}\nanswer-by: [clients]\n")
+		},
 		"one": func(t *testing.T) *Experiment { return parse(t, "name: x\n") },
 	}
 	for _, name := range Names() {
@@ -290,7 +294,7 @@ func TestOrder(t *testing.T) {
 
 // The budgets that the experiments promise, on two cores.
 func TestBudgets(t *testing.T) {
-	for name, limit := range map[string]float64{"quick": 150, "chunk-size": 120, "reads": 100, "wan": 90} {
+	for name, limit := range map[string]float64{"quick": 150, "chunk-size": 120, "reads": 100, "wan": 90, "failover": 300} {
 		e, err := LoadExperiment(name)
 		if err != nil {
 			t.Fatal(err)

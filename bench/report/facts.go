@@ -88,6 +88,10 @@ func headlineOf(v *bench.VariantSummary, metric string) string {
 		e, format = v.P999Ns, latency
 	case "max-latency-ns":
 		e, format = v.MaxNs, latency
+	case bench.MetricOutage:
+		e, format = v.OutageNs, latency
+	case bench.MetricRecover:
+		e, format = v.RecoverNs, recovery
 	}
 	return strings.TrimSpace(format(e.Center) + " " + halfWidth(e))
 }

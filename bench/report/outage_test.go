@@ -68,6 +68,19 @@ func TestOutages(t *testing.T) {
 	}
 }
 
+// The best are listed with what decides.
+func TestOutageHeadline(t *testing.T) {
+	for metric, want := range map[string]string{bench.MetricOutage: "5 ms", bench.MetricRecover: "110 ms"} {
+		d := failing()
+		d.Run.Experiment.Metric = metric
+		d.Summary = bench.Summarize(d.Run)
+		a := d.answers()[0]
+		if len(a.Best) != 1 || a.Best[0].Figure != want {
+			t.Errorf("%s: the best are %+v, want one with %s", metric, a.Best, want)
+		}
+	}
+}
+
 // Runs without events are without these columns and words.
 func TestNoOutages(t *testing.T) {
 	d := failing()
