@@ -38,6 +38,8 @@ type Experiment struct {
 	// a gRPC target as bounds of what it can reach.
 	Ceilings []string
 	Measure  Measure
+	// Searched tells that an objective's search gives the rates.
+	Searched bool
 }
 
 // Field is one setting and its value in canonical form.

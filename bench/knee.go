@@ -52,8 +52,10 @@ const (
 	leastRates = 4
 	// keepsUp is the share of the offered rate that is achieved by who follows.
 	keepsUp = 0.98
-	// meanLatency is a figure beside the metrics.
+	// Figures beside the metrics. What is offered is what was due in a window: poisson
+	// arrivals are not always as many.
 	meanLatency = "mean-latency-ns"
+	offeredOps  = "offered-ops/s"
 )
 
 // knees finds them, in the order of the variants.
@@ -125,7 +127,7 @@ func (s *summarizer) knee(group []*Variant) Knee {
 			OpsPerS: b.estimate("ops/s"), P50Ns: b.estimate("p50-latency-ns"), P99Ns: b.estimate("p99-latency-ns"),
 		}
 		k.Points = append(k.Points, p)
-		if p.Viable && p.OpsPerS.Center >= keepsUp*p.Rate {
+		if p.Viable && p.OpsPerS.N > 0 && p.OpsPerS.Center >= keepsUp*b.estimate(offeredOps).Center {
 			k.Followed = max(k.Followed, p.Rate)
 		}
 		if !b.viable || b.trials == 0 {
@@ -225,8 +227,8 @@ func (k *Knee) describe() string {
 }
 
 // rateShareBases are the variants whose closed loop has to be tried first: each a
-// list of those that differ in their share only, in the order of the first. A/A arms
-// take their baseline's.
+// list of those that differ in their share or arrivals only, in the order of the
+// first. A/A arms take their baseline's.
 func rateShareBases(m *Matrix) [][]int {
 	var bases [][]int
 	places := map[string]int{}
@@ -236,6 +238,7 @@ func rateShareBases(m *Matrix) [][]int {
 			continue
 		}
 		s.Load.RateShare = 0
+		s = s.normalised() // those of other arrivals have the same rates
 		at, ok := places[s.identity()]
 		if !ok {
 			at = len(bases)

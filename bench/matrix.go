@@ -87,6 +87,7 @@ type expansion struct {
 // points is the cross product of vary with the arms, arms innermost.
 func (x *expansion) points() ([]point, error) {
 	base := DefaultSettings()
+	base.Load.Searched = x.experiment.Searched
 	if err := base.apply(x.experiment.Fixed); err != nil {
 		return nil, err
 	}

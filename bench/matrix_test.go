@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	"raftlab/bench/load"
 )
 
 var update = flag.Bool("update", false, "rewrite the goldens in testdata")
@@ -311,5 +313,60 @@ func TestBudgets(t *testing.T) {
 		if e.Measure.Blocks < minBlocks {
 			t.Errorf("%s has %d blocks, too few for verdicts", name, e.Measure.Blocks)
 		}
+	}
+}
+
+// TestArrivals: they are read where a clock sends, and make no variant elsewhere.
+func TestArrivals(t *testing.T) {
+	const head = "name: x\nceiling: none\n"
+	both := "arrivals: [constant, poisson]"
+	for source, want := range map[string]string{
+		"vary: {rate: [auto, 100], " + both + "}\n":                            "axes rate arrivals\nv01 rate=0\nv02 rate=100/arrivals=constant\nv03 rate=100/arrivals=poisson\n",
+		"fixed: {think-time: 1ms}\nvary: {" + both + "}\n":                     "axes arrivals\nv01 default\nskipped arrivals=constant,poisson: nothing that is measured here reads arrivals\n",
+		"fixed: {target: wire, rate-share: 0.5}\nvary: {" + both + "}\n":       "axes arrivals\nv01 default\nskipped arrivals=constant,poisson: nothing that is measured here reads arrivals\n",
+		"fixed: {target: wire, wire: stream, rate: 5}\nvary: {" + both + "}\n": "axes arrivals\nv01 arrivals=constant\nv02 arrivals=poisson\n",
+	} {
+		m, err := Expand(parse(t, head+source))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := matrixText(m); got != want {
+			t.Errorf("%smatrix\n%s", source, got)
+		}
+	}
+
+	// Rates of both are shares of one closed loop.
+	e := parse(t, head+"vary: {clients: [1, 2], rate-share: [0.1, 0.2], "+both+"}\n")
+	m, err := Expand(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bases := rateShareBases(m); fmt.Sprint(bases) != "[[0 1 2 3] [4 5 6 7]]" {
+		t.Errorf("closed loops of %v", bases)
+	}
+	// One schedule for all variants of a block, another in the next.
+	config := func(variant, block int) load.Config {
+		b := rig{r: &runner{Options: Options{Experiment: e, Matrix: m, Seed: 5}}, variant: &m.Variants[variant], job: job{block: block}}
+		return b.loadConfig()
+	}
+	one, two, later := config(0, 1), config(1, 1), config(1, 2)
+	if one.Arrivals != load.Constant || two.Arrivals != load.Poisson || one.Seed != two.Seed || later.Seed == two.Seed {
+		t.Errorf("%+v\n%+v\n%+v", one, two, later)
+	}
+
+	// A search gives the rate.
+	e = parse(t, head+"vary: {rate: [100, 200], "+both+"}\n")
+	o, err := ParseObjective("p99<10ms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Prepare(e, false, false); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = Expand(e); err != nil {
+		t.Fatal(err)
+	}
+	if got := matrixText(m); got != "axes arrivals\nv01 arrivals=constant\nv02 arrivals=poisson\n" || m.Variants[1].Config["arrivals"] != load.Poisson {
+		t.Errorf("with an objective\n%s", got)
 	}
 }

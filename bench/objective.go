@@ -80,6 +80,7 @@ func (o *Objective) Prepare(e *Experiment, windowAsked, roundsAsked bool) error 
 			return err
 		}
 	}
+	e.Searched = true
 	e.Baseline, e.Judge, e.Ceilings = nil, nil, nil
 	e.Metric = o.Metric
 	e.Measure.Profile = 0

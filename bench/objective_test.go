@@ -228,7 +228,9 @@ func TestKnee(t *testing.T) {
 			trial := Trial{Variant: variants[i].ID, Block: block, Kind: TrialMeasured, Viable: share < 1, Valid: share < 1}
 			if trial.Viable {
 				mean := 1e6 / (1 - share) * math.Exp(0.02*random.NormFloat64())
-				trial.Operations, trial.OpsPerS = 1000, share*capacity
+				// What was due in the window was a twentieth less than the rate, as exponential
+				// gaps may have it, and all of it was answered.
+				trial.WindowS, trial.Operations, trial.OpsPerS = 1, uint64(0.95*share*capacity), 0.95*share*capacity
 				trial.Response = map[string]Latency{"all": {MeanNs: mean, P50Ns: int64(0.7 * mean), P99Ns: int64(4 * mean)}}
 			}
 			run.Trials = append(run.Trials, trial)

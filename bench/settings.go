@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"raftlab/bench/load"
 	"raftlab/bench/target"
 	"raftlab/kv/node"
 	"raftlab/transport"
@@ -51,6 +52,7 @@ type Load struct {
 	Conns          int           `knob:"conns" usage:"client connections that the clients share (default: 1)"`
 	Rate           float64       `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
 	RateShare      float64       `knob:"rate-share" usage:"rate as a share of what the same variant reaches in a closed loop, which is tried before the first block (default: none)"`
+	Arrivals       string        `knob:"arrivals" values:"constant,poisson" usage:"the gaps between messages at that rate: all alike, or exponential, as of independent clients; with a rate or rate-share only"`
 	AttemptTimeout time.Duration `knob:"attempt-timeout" usage:"how long target unary waits for an answer before it asks another node; a write then fails, its outcome unknown (0: as long as it takes)"`
 	ThinkTime      time.Duration `knob:"think-time" usage:"how long a client waits after an answer before it sends again; without a rate only"`
 	OpsPerMsg      int           `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
@@ -63,6 +65,8 @@ type Load struct {
 	Events         Plan          `knob:"events" usage:"what is done to the cluster in the window, such as: kill leader at 1s; restart killed at 2s"`
 	StagesSlice    time.Duration `knob:"stages-slice" usage:"how long the nodes measure stages before they leave off as long, in turn, which tells what measuring costs (0: as stages says all the time)"`
 	Distribution   string        `knob:"key-distribution" values:"uniform,zipf,sequential,hotspot,latest" usage:"which keys are picked: all alike, by zipf's law with 0.99, in turn, a fifth for four fifths of the operations, or near the newest"`
+	// Searched tells that an objective's search gives the rate.
+	Searched bool
 }
 
 // Settings are everything that makes one variant.
@@ -76,7 +80,7 @@ func DefaultSettings() Settings {
 	return Settings{
 		Load: Load{
 			Topology: TopologyInProcessGRPC, Listener: "tcp", Nodes: 3, Target: TargetUnary, Wire: "unary",
-			Clients: 16, OpsPerMsg: 1, Op: "put", Read: "linearizable", ReadRatio: 0.5,
+			Clients: 16, Arrivals: load.Constant, OpsPerMsg: 1, Op: "put", Read: "linearizable", ReadRatio: 0.5,
 			ValueSize: fixedSize(256), KeySize: fixedSize(16), Keys: 10000, Distribution: "uniform",
 		},
 		Node: node.DefaultConfig(),
@@ -221,6 +225,8 @@ func (s *Settings) reads(key string) bool {
 		return l.RateShare == 0
 	case rateShareKey:
 		return !isEcho(l.Target)
+	case "arrivals":
+		return l.Searched || l.Rate > 0 && s.reads("rate") || l.RateShare > 0 && s.reads(rateShareKey)
 	case "listener":
 		return l.Topology == TopologyInProcessGRPC
 	case "nodes":

@@ -77,6 +77,7 @@ func newBlocks(run *Run, v *Variant) *blocks {
 			"ops/s": t.OpsPerS, bytesPerS: t.BytesPerS,
 			"p50-latency-ns": float64(l.P50Ns), "p90-latency-ns": float64(l.P90Ns), "p99-latency-ns": float64(l.P99Ns),
 			"p99.9-latency-ns": float64(l.P999Ns), "max-latency-ns": float64(l.MaxNs), meanLatency: l.MeanNs,
+			offeredOps: float64(t.Operations+t.Errors) / t.WindowS,
 		} {
 			b.set(metric, t.Block, value)
 		}

@@ -174,9 +174,11 @@ const fastOps = 64
 func (b *rig) loadConfig() load.Config {
 	l, m := &b.variant.Settings.Load, b.r.Experiment.Measure
 	cfg := load.Config{
-		Clients: l.Clients, Rate: l.Rate, ThinkTime: l.ThinkTime, OpsPerMessage: l.OpsPerMsg,
+		Clients: l.Clients, Rate: l.Rate, Arrivals: l.Arrivals, ThinkTime: l.ThinkTime, OpsPerMessage: l.OpsPerMsg,
 		Keys: l.Keys, KeySize: l.KeySize.Sizes, KeyDistribution: l.Distribution, ValueSize: l.ValueSize.Sizes,
-		Seed: b.r.Seed, Warmup: m.Warmup, Duration: m.Duration, Interval: m.interval(), Drain: drainTime,
+		// Each block has keys, values and arrivals of its own, so that the interval over
+		// blocks holds what they do to a figure.
+		Seed: b.r.Seed + uint64(b.job.block), Warmup: m.Warmup, Duration: m.Duration, Interval: m.interval(), Drain: drainTime,
 	}
 	switch l.Op {
 	case "get":

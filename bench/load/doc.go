@@ -10,8 +10,8 @@
 //     distribution latest alone the keys depend on how far the others have come.
 //     Values are random throughout and never repeat.
 //   - when (pacer.go, alarm.go): in a closed loop a client sends its next message
-//     when the last was answered; in an open loop message j is due at t0 + j/rate
-//     whatever the target does.
+//     when the last was answered; in an open loop messages are due by a schedule,
+//     whatever the target does: message j at t0 + j/rate, or in exponential gaps.
 //   - who (generator.go): the clients, the warm-up, the measured window, the drain.
 //   - how long (recorder.go, recording.go, hlog.go): HdrHistograms, sharded while
 //     measuring, merged without loss afterwards.

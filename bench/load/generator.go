@@ -25,7 +25,7 @@ const (
 type generator struct {
 	cfg      Config
 	work     *workload
-	pacer    *pacer // nil in a closed loop
+	pacer    pacer // nil in a closed loop
 	rec      *recorder
 	base     time.Time
 	from, to time.Duration // the window
@@ -56,7 +56,7 @@ func run(ctx context.Context, cfg Config, target Target, onInterval func(Interva
 	cfg = cfg.effective()
 	g := &generator{cfg: cfg, work: newWorkload(cfg), from: cfg.Warmup, to: cfg.Warmup + cfg.Duration}
 	if cfg.open() {
-		g.pacer = newPacer(cfg.Rate, cfg.OpsPerMessage)
+		g.pacer = newPacer(&cfg)
 	}
 	paced := cfg.open() || cfg.ThinkTime > 0
 	g.fine = fine && paced

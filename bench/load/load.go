@@ -85,12 +85,23 @@ const (
 // Distributions lists all key distributions.
 func Distributions() []string { return []string{Uniform, Zipf, Sequential, Hotspot, Latest} }
 
+// Arrivals, the gaps between the messages of an open loop.
+const (
+	Constant = "constant"
+	Poisson  = "poisson" // exponential gaps
+)
+
+// Arrivals lists all kinds of arrivals.
+func Arrivals() []string { return []string{Constant, Poisson} }
+
 // Config says what load to make.
 type Config struct {
 	// Clients is how many messages are under way at most.
 	Clients int
 	// Rate is the operations a second of an open loop; 0 is a closed loop.
 	Rate float64
+	// Arrivals are the gaps between messages at that rate; empty means Constant.
+	Arrivals string
 	// ThinkTime is what a client of a closed loop waits before its next message.
 	ThinkTime     time.Duration
 	OpsPerMessage int
@@ -105,7 +116,7 @@ type Config struct {
 	KeyDistribution string
 	// ValueSize is drawn anew for each put.
 	ValueSize Sizes
-	// Seed decides the operations of every client.
+	// Seed decides the operations of every client, and when they arrive.
 	Seed uint64
 
 	Warmup   time.Duration
@@ -166,6 +177,9 @@ func (c Config) Validate() error {
 	case c.Drain < 0:
 		return fail("drain", c.Drain, "must not be negative")
 	}
+	if c.Arrivals != "" && !slices.Contains(Arrivals(), c.Arrivals) {
+		return fail("arrivals", strconv.Quote(c.Arrivals), "is not one of %s", strings.Join(Arrivals(), ", "))
+	}
 	if !slices.Contains(Distributions(), c.KeyDistribution) {
 		return fail("key-distribution", strconv.Quote(c.KeyDistribution), "is not one of %s", strings.Join(Distributions(), ", "))
 	}
@@ -179,6 +193,9 @@ func (c Config) effective() Config {
 	}
 	if c.Drain == 0 {
 		c.Drain = defaultDrain
+	}
+	if c.Arrivals == "" {
+		c.Arrivals = Constant
 	}
 	return c
 }

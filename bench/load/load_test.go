@@ -28,6 +28,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{func(c *Config) { c.Clients = 0 }, "clients 0 must be at least 1"},
 		{func(c *Config) { c.Rate = -1 }, "rate -1 must be 0 or more"},
+		{func(c *Config) { c.Arrivals = "bursts" }, `arrivals "bursts" is not one of constant, poisson`},
 		{func(c *Config) { c.ThinkTime = -1 }, "think-time -1ns must not be negative"},
 		{func(c *Config) { c.ThinkTime, c.Rate = 1, 1 }, "think-time 1ns has no meaning with a rate"},
 		{func(c *Config) { c.OpsPerMessage = 0 }, "ops-per-message 0 must be at least 1"},
