@@ -24,8 +24,8 @@ const (
 	RefusedExpired Refusal = iota + 1
 	// RefusedAcknowledged: the client said that it had the answer.
 	RefusedAcknowledged
-	// RefusedTooMany: too many answers wait to be acknowledged, or there are too
-	// many sessions.
+	// RefusedTooMany: too many answers, or too large ones, wait to be acknowledged,
+	// or there are too many sessions.
 	RefusedTooMany
 )
 
@@ -37,6 +37,16 @@ const (
 	// MaxSessionAnswers is how many commands of one session may wait for their
 	// answers to be acknowledged.
 	MaxSessionAnswers = 1024
+	// maxSessionBytes is what the kept answers of one session may take, as
+	// Result.bytes counts; with as much, it is told too many. One answer may pass
+	// it, of a batch of 65,536 steps 7 MiB. A session is one record of a snapshot,
+	// and a store whose snapshot can't be written is lost.
+	maxSessionBytes = 32 << 20
+	// maxSessionsBytes is the same for all sessions together.
+	maxSessionsBytes = 128 << 20
+	// resultBytes is what a result counts for beside its value: what it takes in
+	// memory, which is more than in a snapshot.
+	resultBytes = 112
 	// maxAnswerValues is how many bytes of values the answer to one command
 	// keeps; it is told without them when they are more.
 	maxAnswerValues = 4 << 10
@@ -53,6 +63,7 @@ type sessions struct {
 	byID  btree.Map[uint64, *session]
 	last  uint64 // id given out
 	clock int64  // the highest seen
+	bytes int    // of the answers of all
 	ends  ends   // each session once, with an end that may since have moved on
 	life  *byte  // what is not shared with a copy has the same
 }
@@ -65,10 +76,12 @@ type session struct {
 	ttl, active  int64
 	acknowledged uint64
 	answers      []answer // by rising sequence
+	bytes        int      // of the answers
 }
 
 type answer struct {
 	sequence uint64
+	bytes    int
 	result   Result
 }
 
@@ -104,7 +117,7 @@ func (s *sessions) all() iter.Seq[*session] {
 // copy the sessions that they change from then on.
 func (s *sessions) copy() sessions {
 	s.life = new(byte)
-	return sessions{byID: *s.byID.Copy(), last: s.last, clock: s.clock, ends: slices.Clone(s.ends), life: new(byte)}
+	return sessions{byID: *s.byID.Copy(), last: s.last, clock: s.clock, bytes: s.bytes, ends: slices.Clone(s.ends), life: new(byte)}
 }
 
 // load adds a session of a snapshot, whose id is the greatest so far.
@@ -116,6 +129,7 @@ func (s *sessions) load(v *session) error {
 		return fmt.Errorf("%w snapshot: session %d, the last one opened is %d", ErrMalformed, v.id, s.last)
 	}
 	s.byID.Load(v.id, v)
+	s.bytes += v.bytes
 	heap.Push(&s.ends, end{v.active + v.ttl, v.id})
 	return nil
 }
@@ -133,9 +147,15 @@ func (s *sessions) advance(clock int64) {
 		}
 		heap.Pop(&s.ends)
 		if ok {
-			s.byID.Delete(v.id)
+			s.remove(v)
 		}
 	}
+}
+
+// remove ends a session; ends forgets it in time.
+func (s *sessions) remove(v *session) {
+	s.byID.Delete(v.id)
+	s.bytes -= v.bytes
 }
 
 // open begins a session and returns its id; 0 when there are too many.
@@ -159,7 +179,7 @@ func (s *sessions) use(id uint64) *session {
 	}
 	if v.life != s.life {
 		v = &session{
-			life: s.life, id: id, ttl: v.ttl, acknowledged: v.acknowledged, answers: slices.Clone(v.answers),
+			life: s.life, id: id, ttl: v.ttl, acknowledged: v.acknowledged, answers: slices.Clone(v.answers), bytes: v.bytes,
 		}
 		s.byID.Set(id, v)
 	}
@@ -186,11 +206,11 @@ func (s *Store) inSession(c *Command, index uint64, r *Result) {
 	}
 	switch c.Kind {
 	case KindCloseSession:
-		s.sessions.byID.Delete(v.id) // ends forgets it in time
+		s.sessions.remove(v)
 	case KindKeepSession:
-		v.forget(c.SessionAcknowledged)
+		s.sessions.forget(v, c.SessionAcknowledged)
 	case KindPut, KindDelete, KindCompareAndSwap, KindBatch, KindGet, KindOpenSession:
-		v.forget(c.SessionAcknowledged)
+		s.sessions.forget(v, c.SessionAcknowledged)
 		s.once(v, c, index, r)
 	}
 }
@@ -211,28 +231,39 @@ func (s *Store) once(v *session, c *Command, index uint64, r *Result) {
 		*r = v.answers[at].result
 	case c.SessionSequence < v.acknowledged:
 		r.refuse(RefusedAcknowledged)
-	case len(v.answers) >= MaxSessionAnswers:
+	case len(v.answers) >= MaxSessionAnswers, v.bytes >= maxSessionBytes, s.sessions.bytes >= maxSessionsBytes:
 		r.refuse(RefusedTooMany)
 	default:
 		*r = Result{}
 		s.command(c, index, r)
-		v.answers = slices.Insert(v.answers, at, answer{c.SessionSequence, r.kept()})
+		s.sessions.keep(v, at, c.SessionSequence, r.kept())
 	}
 }
 
 func (r *Result) refuse(why Refusal) { r.Refusal, r.Succeeded = why, false }
 
+// keep remembers the answer to a command, at its place.
+func (s *sessions) keep(v *session, at int, sequence uint64, r Result) {
+	n := r.bytes()
+	v.answers = slices.Insert(v.answers, at, answer{sequence, n, r})
+	v.bytes += n
+	s.bytes += n
+}
+
 // forget drops the answers that the client has.
-func (v *session) forget(acknowledged uint64) {
+func (s *sessions) forget(v *session, acknowledged uint64) {
 	if acknowledged <= v.acknowledged {
 		return
 	}
 	v.acknowledged = acknowledged
-	n := 0
+	n, freed := 0, 0
 	for n < len(v.answers) && v.answers[n].sequence < acknowledged {
+		freed += v.answers[n].bytes
 		n++
 	}
 	v.answers = slices.Delete(v.answers, 0, n)
+	v.bytes -= freed
+	s.bytes -= freed
 }
 
 // kept is a result as it is remembered: without large values, and without
@@ -253,10 +284,23 @@ func (r *Result) copy(values bool) Result {
 		k.Value, k.ValueOmitted = nil, true
 	}
 	k.Steps = nil
+	if len(r.Steps) > 0 {
+		k.Steps = make([]Result, len(r.Steps))
+	}
 	for i := range r.Steps {
-		k.Steps = append(k.Steps, r.Steps[i].copy(values))
+		k.Steps[i] = r.Steps[i].copy(values)
 	}
 	return k
+}
+
+// bytes is what a kept result counts for: the same on every node, whatever the
+// result has been through.
+func (r *Result) bytes() int {
+	n := resultBytes + len(r.Value)
+	for i := range r.Steps {
+		n += r.Steps[i].bytes()
+	}
+	return n
 }
 
 // proto returns the session as a snapshot holds it.
@@ -297,7 +341,10 @@ func sessionFromProto(m *kvv1.Session) (*session, error) {
 			return nil, fmt.Errorf("%w: answer %d of session %d after %d", ErrOrder, a.GetSequence(), v.id, before)
 		}
 		before = a.GetSequence() + 1
-		v.answers = append(v.answers, answer{a.GetSequence(), resultFromProto(a.GetResult())})
+		r := resultFromProto(a.GetResult())
+		n := r.bytes()
+		v.answers = append(v.answers, answer{a.GetSequence(), n, r})
+		v.bytes += n
 	}
 	return v, nil
 }
@@ -308,8 +355,11 @@ func resultFromProto(m *kvv1.StoredResult) Result {
 		Version: m.GetVersion(), CreateRevision: m.GetCreateRevision(), ModRevision: m.GetModRevision(),
 		Value: m.GetValue(), Found: m.GetFound(), Succeeded: m.GetSucceeded(), ValueOmitted: m.GetValueOmitted(),
 	}
-	for _, step := range m.GetSteps() {
-		r.Steps = append(r.Steps, resultFromProto(step))
+	if steps := m.GetSteps(); len(steps) > 0 {
+		r.Steps = make([]Result, len(steps))
+		for i := range steps {
+			r.Steps[i] = resultFromProto(steps[i])
+		}
 	}
 	return r
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 )
 
@@ -140,6 +141,86 @@ func TestSessionsAreBounded(t *testing.T) {
 	}
 }
 
+// largeBatch is the largest that a node takes: the answer to it is what a session
+// keeps most of.
+func largeBatch() Command {
+	steps := make([]Command, 65536)
+	for i := range steps {
+		steps[i] = put("k", "")
+	}
+	return Command{Kind: KindBatch, Steps: steps}
+}
+
+// A session whose answers nobody acknowledges must not grow until a snapshot can't
+// carry it: with that, no node could save its state or be sent it any more.
+func TestAnswersOfASessionAreBoundedInBytes(t *testing.T) {
+	s := NewStore()
+	id := openSession(t, s, 0, 100)
+	batch, sequence := largeBatch(), uint64(1)
+	for ; sequence < 10; sequence++ {
+		if r := applyAt(t, s, 0, inSession(batch, id, sequence, 0))[0]; r.Refusal == RefusedTooMany {
+			break
+		}
+	}
+	applied := sequence - 1
+	if it, _, _ := s.Get([]byte("k")); it.Version != 65536*applied || applied == 9 {
+		t.Fatalf("%d batches were answered, the key was written %d times", applied, it.Version)
+	}
+	v, _ := s.sessions.byID.Get(id)
+	if n := proto.Size(v.proto()); n > v.bytes || v.bytes > maxSnapshotRecord {
+		t.Errorf("a record of %d bytes counts for %d, a record may have %d", n, v.bytes, maxSnapshotRecord)
+	}
+	s = restored(t, s)
+	if r := applyAt(t, s, 0, inSession(put("a", "1"), id, sequence, 0))[0]; r.Refusal != RefusedTooMany {
+		t.Errorf("refusal %d after a snapshot, want %d", r.Refusal, RefusedTooMany)
+	}
+	if r := applyAt(t, s, 0, inSession(batch, id, 1, 0))[0]; r.Refusal != 0 || len(r.Steps) != 65536 {
+		t.Errorf("what came twice is answered by refusal %d, %d steps", r.Refusal, len(r.Steps))
+	}
+	if r := applyAt(t, s, 0, inSession(put("a", "1"), id, sequence, 2))[0]; r.Refusal != 0 {
+		t.Errorf("refusal %d after an answer was acknowledged", r.Refusal)
+	}
+}
+
+func TestAnswersOfAllSessionsAreBoundedInBytes(t *testing.T) {
+	s := NewStore()
+	apply(t, s, put("k", string(make([]byte, maxAnswerValues))))
+	commands := make([]Command, MaxSessionAnswers)
+	var ids []uint64
+	for refused := false; !refused; {
+		if len(ids) > 50 {
+			t.Fatalf("%d sessions keep answers of %d bytes", len(ids), s.sessions.bytes)
+		}
+		id := openSession(t, s, 0, int64(len(ids)))
+		ids = append(ids, id)
+		for i := range commands { // none matches, and is told the value
+			commands[i] = inSession(Command{Kind: KindCompareAndSwap, Key: []byte("k")}, id, uint64(i)+1, 0)
+		}
+		refused = applyAt(t, s, 0, commands...)[MaxSessionAnswers-1].Refusal == RefusedTooMany
+	}
+	idle := openSession(t, s, 0, 1000)
+	next := inSession(put("a", "1"), idle, 1, 0)
+	if r := applyAt(t, s, 0, next)[0]; r.Refusal != RefusedTooMany {
+		t.Errorf("refusal %d with answers of %d bytes", r.Refusal, s.sessions.bytes)
+	}
+	s = restored(t, s)
+	if r := applyAt(t, s, 0, next)[0]; r.Refusal != RefusedTooMany {
+		t.Errorf("refusal %d after a snapshot", r.Refusal)
+	}
+	applyAt(t, s, 0, inSession(Command{Kind: KindCloseSession}, ids[0], 0, 0))
+	if r := applyAt(t, s, 0, next)[0]; r.Refusal != 0 {
+		t.Errorf("refusal %d after a session was closed", r.Refusal)
+	}
+	applyAt(t, s, int64(len(ids)))
+	if n := s.sessions.bytes; n >= 2*resultBytes {
+		t.Errorf("answers of %d bytes are counted, one is left", n)
+	}
+	applyAt(t, s, 0, inSession(Command{Kind: KindKeepSession}, idle, 0, 2))
+	if n := s.sessions.bytes; n != 0 {
+		t.Errorf("answers of %d bytes are counted, none is left", n)
+	}
+}
+
 // restored is a store that came by a snapshot of another.
 func restored(t testing.TB, s *Store) *Store {
 	t.Helper()
@@ -225,6 +306,9 @@ func TestSessionsAreExactlyOnce(t *testing.T) {
 			}
 			if one.View().Hash() != two.View().Hash() {
 				rt.Fatalf("stores differ at index %d", one.State().Index)
+			}
+			if a, b := one.sessions.bytes, two.sessions.bytes; a != b {
+				rt.Fatalf("answers count for %d bytes, and for %d", a, b)
 			}
 		}
 		for key, n := range writes {

@@ -26,7 +26,7 @@ func (e *refusedError) Error() string {
 		return "the answer was acknowledged"
 	case kv.RefusedTooMany:
 	}
-	return "too many sessions, or answers that are not acknowledged"
+	return "too many sessions, or too many or too large answers that are not acknowledged"
 }
 
 func (e *refusedError) detail() *kvv1.SessionRefused {

@@ -211,7 +211,8 @@ const (
 	SessionRefused_REASON_ENDED SessionRefused_Reason = 1
 	// The answer was acknowledged.
 	SessionRefused_REASON_ACKNOWLEDGED SessionRefused_Reason = 2
-	// Too many answers are not acknowledged, or there are too many sessions.
+	// Too many answers, or too large ones, are not acknowledged, or there are too
+	// many sessions.
 	SessionRefused_REASON_TOO_MANY SessionRefused_Reason = 3
 )
 
