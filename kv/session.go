@@ -50,6 +50,10 @@ const (
 	// maxAnswerValues is how many bytes of values the answer to one command
 	// keeps; it is told without them when they are more.
 	maxAnswerValues = 4 << 10
+	// maxClockLag, 24 hours, is how far the clock of an entry may be behind the
+	// highest one before that one is given up: the longest time to live that a node
+	// grants.
+	maxClockLag = 24 * 3600e9
 	// maxSessionTTL is what a longer time to live is taken for, 146 years, so that
 	// adding it to a clock does not overflow.
 	maxSessionTTL = 1 << 62
@@ -62,7 +66,7 @@ const (
 type sessions struct {
 	byID  btree.Map[uint64, *session]
 	last  uint64 // id given out
-	clock int64  // the highest seen
+	clock int64  // the highest seen since the last one that was given up
 	bytes int    // of the answers of all
 	ends  ends   // each session once, with an end that may since have moved on
 	life  *byte  // what is not shared with a copy has the same
@@ -135,8 +139,13 @@ func (s *sessions) load(v *session) error {
 }
 
 // advance takes the clock of an entry and ends the sessions whose time is over.
-// A clock that goes back, as another leader's may, changes nothing.
+// A clock that goes back a little, as another leader's may, changes nothing. One
+// that goes back far says that an earlier leader's was wrong: waiting until the
+// time is what that leader said, no session would end.
 func (s *sessions) advance(clock int64) {
+	if clock = max(clock, 0); s.clock-clock > maxClockLag {
+		s.turnBack(s.clock - clock)
+	}
 	s.clock = max(s.clock, clock)
 	for len(s.ends) > 0 && s.ends[0].at < s.clock {
 		v, ok := s.byID.Get(s.ends[0].id)
@@ -150,6 +159,29 @@ func (s *sessions) advance(clock int64) {
 			s.remove(v)
 		}
 	}
+}
+
+// turnBack moves the clock and all that was measured by it: each session has as
+// much time left as before.
+func (s *sessions) turnBack(by int64) {
+	s.clock -= by
+	for _, v := range s.byID.Values() {
+		s.own(v).active -= by
+	}
+	for i := range s.ends {
+		s.ends[i].at -= by // all of them, so they stay a heap
+	}
+}
+
+// own returns a session that may be changed: v, or a copy that takes its place.
+func (s *sessions) own(v *session) *session {
+	if v.life == s.life {
+		return v
+	}
+	c := *v
+	c.life, c.answers = s.life, slices.Clone(v.answers)
+	s.byID.Set(c.id, &c)
+	return &c
 }
 
 // remove ends a session; ends forgets it in time.
@@ -177,12 +209,7 @@ func (s *sessions) use(id uint64) *session {
 	if !ok {
 		return nil
 	}
-	if v.life != s.life {
-		v = &session{
-			life: s.life, id: id, ttl: v.ttl, acknowledged: v.acknowledged, answers: slices.Clone(v.answers), bytes: v.bytes,
-		}
-		s.byID.Set(id, v)
-	}
+	v = s.own(v)
 	v.active = s.clock
 	return v
 }

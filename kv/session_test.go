@@ -112,6 +112,49 @@ func TestSessionRefusals(t *testing.T) {
 	}
 }
 
+// A leader whose clock is far ahead ends all sessions. When others lead again, a
+// session lasts as long as ever.
+func TestClockFarAheadIsGivenUp(t *testing.T) {
+	const now, ttl, year = int64(1_700_000_000e9), int64(60e9), int64(365 * maxClockLag)
+	s, twin := NewStore(), NewStore()
+	both := func(clock int64, c Command) Result {
+		t.Helper()
+		a, b := applyAt(t, s, clock, c)[0], applyAt(t, twin, clock, c)[0]
+		if a.Refusal != b.Refusal || a.SessionID != b.SessionID || s.View().Hash() != twin.View().Hash() {
+			t.Fatalf("replicas differ: %+v, %+v", a, b)
+		}
+		twin = restored(t, twin)
+		return a
+	}
+	open := func(clock int64) uint64 {
+		t.Helper()
+		return both(clock, Command{Kind: KindOpenSession, SessionTTL: ttl}).SessionID
+	}
+	keep := func(what string, clock int64, id uint64, want Refusal) {
+		t.Helper()
+		if r := both(clock, inSession(Command{Kind: KindKeepSession}, id, 0, 0)); r.Refusal != want {
+			t.Errorf("%s: refusal %d, want %d", what, r.Refusal, want)
+		}
+	}
+	before := open(now)
+	idle, used := open(now+year), open(now+year)
+	keep("the clock far ahead", now+year, before, RefusedExpired)
+	view := s.View()
+	state := view.Hash()
+	keep("back, right away", now+ttl/2, used, 0)
+	fresh := open(now + ttl/2)
+	keep("as much time as was left", now+ttl+ttl/2, used, 0)
+	keep("a little back", now+ttl, fresh, 0)
+	keep("over, as none used it", now+ttl+ttl/2+1, idle, RefusedExpired)
+	keep("over in its time", now+3*ttl+1, fresh, RefusedExpired)
+	if len(s.sessions.ends) != 0 || s.sessions.size() != 0 {
+		t.Errorf("%d sessions and %d ends are left", s.sessions.size(), len(s.sessions.ends))
+	}
+	if view.Hash() != state {
+		t.Error("a view taken before changed")
+	}
+}
+
 func TestSessionsAreBounded(t *testing.T) {
 	s := NewStore()
 	id := openSession(t, s, 0, 100)
@@ -265,6 +308,9 @@ func TestSessionsAreExactlyOnce(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 			clock += rapid.Int64Range(-5, 10).Draw(rt, "clock")
+			if rapid.IntRange(0, 20).Draw(rt, "leap") == 0 {
+				clock = max(0, clock+rapid.Int64Range(-2*maxClockLag, 2*maxClockLag).Draw(rt, "by"))
+			}
 			switch action := rapid.IntRange(0, 9).Draw(rt, "action"); {
 			case action == 0 || len(ids) == 0:
 				r := both(Command{Kind: KindOpenSession, SessionTTL: rapid.Int64Range(0, 200).Draw(rt, "ttl")})

@@ -711,7 +711,8 @@ type SnapshotHeader struct {
 	Membership *Membership `protobuf:"bytes,4,opt,name=membership,proto3" json:"membership,omitempty"`
 	Revision   uint64      `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	Keys       uint64      `protobuf:"varint,6,opt,name=keys,proto3" json:"keys,omitempty"`
-	// The highest clock of an entry so far, and the last session id given out.
+	// The highest clock of an entry so far, unless that was given up for being far
+	// ahead, and the last session id given out.
 	ClockUnixNanos uint64 `protobuf:"fixed64,7,opt,name=clock_unix_nanos,json=clockUnixNanos,proto3" json:"clock_unix_nanos,omitempty"`
 	LastSessionId  uint64 `protobuf:"varint,8,opt,name=last_session_id,json=lastSessionId,proto3" json:"last_session_id,omitempty"`
 	unknownFields  protoimpl.UnknownFields
