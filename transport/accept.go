@@ -139,6 +139,9 @@ func (s *server) checkOffer(offer *transportv1.SnapshotOffer) (*pb.Message, erro
 // openInbound returns what there is of the offered snapshot, or begins it.
 func (s *server) openInbound(m *pb.Message) (*inbound, error) {
 	now := time.Now()
+	if err := s.inbound.check(pointOf(m)); err != nil {
+		return nil, err
+	}
 	if in := s.inbound.resume(pointOf(m), now); in != nil {
 		return in, nil
 	}

@@ -107,7 +107,11 @@
 // out those. So no more is sent twice than was under way. What fails a check is
 // dropped, and the next transfer begins anew; so does one of another point, or
 // one that comes too late. A receiver that came as far by another way says so,
-// before the first chunk or in between, and the transfer ends as if taken.
+// before the first chunk or in between, and the transfer ends as if taken. After
+// one that was refused the report is held back, from 100 ms to 10 s, because raft
+// would begin it anew with the next heartbeat. One above the receiver's
+// Config.SnapshotLimit is refused when that much has come in, and from then on when
+// the same is offered.
 //
 // # What is not trusted
 //

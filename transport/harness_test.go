@@ -14,6 +14,7 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
 )
 
@@ -245,11 +246,17 @@ func startServerAt(t testing.TB, node *fakeNode, cfg Config, address string) *te
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startServerOn(t, node, cfg, l)
+}
+
+func startServerOn(t testing.TB, node *fakeNode, cfg Config, l net.Listener) *testServer {
+	t.Helper()
 	s := &testServer{fakeNode: node, address: l.Addr().String(), wire: new(wireStats), logs: new(logs)}
 	cfg = cfg.withDefaults()
 	cfg.Logger = slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(cfg.MaxMessage), grpc.StatsHandler(s.wire), experimental.BufferPool(buffers),
-		grpc.StaticStreamWindowSize(1<<20), grpc.StaticConnWindowSize(1<<20))
+		grpc.StaticStreamWindowSize(1<<20), grpc.StaticConnWindowSize(1<<20),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	s.transport = New(cfg, node)
 	s.transport.Register(s.grpc)
 	serving := make(chan struct{})

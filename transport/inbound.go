@@ -28,6 +28,7 @@ type inboundSnapshots struct {
 	mu     sync.Mutex
 	active map[uint64]*arrival // by sender
 	kept   *inbound            // nil, or broken off
+	large  snapshotPoint       // the last that by itself exceeded the limit
 	closed bool
 }
 
@@ -154,11 +155,31 @@ func (in *inbound) usable(now time.Time) bool {
 	return now.Sub(in.moved) < in.all.keep && in.writer.Needed()
 }
 
+// check refuses a snapshot that is known to exceed the limit, before all of that
+// has come in again.
+func (i *inboundSnapshots) check(point snapshotPoint) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.large == point {
+		return i.exceeded()
+	}
+	return nil
+}
+
+func (i *inboundSnapshots) exceeded() error {
+	return status.Errorf(codes.ResourceExhausted, "snapshots being taken in exceed the limit of %d bytes", i.limit)
+}
+
 // write takes the next bytes.
 func (in *inbound) write(p []byte, now time.Time) error {
 	if held := in.all.held.Add(int64(len(p))); held > in.all.limit {
 		in.all.held.Add(-int64(len(p)))
-		return status.Errorf(codes.ResourceExhausted, "snapshots being taken in exceed the limit of %d bytes", in.all.limit)
+		if in.offset+uint64(len(p)) > uint64(in.all.limit) {
+			in.all.mu.Lock()
+			in.all.large = in.point
+			in.all.mu.Unlock()
+		}
+		return in.all.exceeded()
 	}
 	in.offset += uint64(len(p))
 	in.moved = now

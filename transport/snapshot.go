@@ -40,10 +40,19 @@ func newThrottle(cfg Config) (*rate.Limiter, int) {
 	return rate.NewLimiter(rate.Limit(cfg.SnapshotRate), chunk), chunk
 }
 
+// How long raft is kept from trying again after a peer refused a snapshot, or
+// none could be made: raft itself waits for no more than the next heartbeat.
+const (
+	refusalPause    = 100 * time.Millisecond
+	refusalPauseMax = 10 * time.Second
+)
+
 // outboundSnapshot is the snapshot on its way to a peer; one at a time.
 type outboundSnapshot struct {
 	mu      sync.Mutex
 	current *sending // nil when there is none
+
+	pause time.Duration // the last; of the goroutine that sends
 }
 
 type sending struct {
@@ -69,6 +78,34 @@ func (o *outboundSnapshot) begin(now *sending) (former *sending, ok bool) {
 	return former, true
 }
 
+// rest waits after a transfer that ended with err, twice as long each time. It
+// does not where the connection broke: that is resumed, and the peer may be
+// another when it is back. A newer snapshot gives no new hope: most are as large.
+func (o *outboundSnapshot) rest(ctx context.Context, err error) {
+	if err == nil || ctx.Err() != nil || brokeOff(err) {
+		o.pause = 0
+		return
+	}
+	o.pause = min(max(refusalPause, 2*o.pause), refusalPauseMax)
+	t := time.NewTimer(o.pause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// brokeOff tells that a transfer ended because of its connection, not of what it
+// brought.
+func brokeOff(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Aborted:
+		return true
+	default:
+		return false
+	}
+}
+
 // end tells whether the transfer was still the current one.
 func (o *outboundSnapshot) end(now *sending) bool {
 	defer close(now.ended)
@@ -82,8 +119,9 @@ func (o *outboundSnapshot) end(now *sending) bool {
 }
 
 // startSnapshot sends the snapshot that a MsgSnap describes, unless one is on
-// its way. It always ends in a report; but one that this node began when it led
-// before, and that gives way to this, has none of its own.
+// its way. It always ends in a report, which comes late after a refusal; but one
+// that this node began when it led before, and that gives way to this, has none of
+// its own.
 func (p *peer) startSnapshot(m *pb.Message) {
 	s := p.server
 	if p.path.losesSnapshot() {
@@ -111,20 +149,22 @@ func (p *peer) startSnapshot(m *pb.Message) {
 		}
 		began := time.Now()
 		bytes, err := p.sendSnapshot(ctx, m)
-		if !p.sending.end(now) {
-			return
-		}
-		if err != nil {
+		switch {
+		case ctx.Err() != nil: // nobody wants it any more
+		case err != nil:
 			text := "snapshot: " + status.Convert(err).Message()
 			p.count.problem.Store(&text)
 			s.log.Warn("snapshot to peer failed", "peer", p.ID, "error", text)
-		} else {
+		default:
 			p.count.problem.Store(nil)
 			p.count.snapshotsSent.Add(1)
 			s.log.Info("sent snapshot", "peer", p.ID, "index", m.GetSnapshot().GetMetadata().GetIndex(),
 				"bytes", bytes, "took", time.Since(began))
 		}
-		s.handler.ReportSnapshot(p.ID, err == nil)
+		p.sending.rest(ctx, err)
+		if p.sending.end(now) {
+			s.handler.ReportSnapshot(p.ID, err == nil)
+		}
 	}()
 }
 
@@ -164,7 +204,7 @@ func (p *peer) sendSnapshot(ctx context.Context, m *pb.Message) (int64, error) {
 	}()
 	patience := s.cfg.SnapshotTimeout
 	watchdog := time.AfterFunc(patience, func() {
-		cancel(fmt.Errorf("no progress for %v", patience))
+		cancel(status.Errorf(codes.DeadlineExceeded, "no progress for %v", patience))
 	})
 	defer watchdog.Stop()
 	t.progress = func() { watchdog.Reset(patience) }

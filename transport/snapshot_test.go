@@ -2,14 +2,19 @@ package transport
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
+	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
 	transportv1 "raftlab/proto/raftlab/transport/v1"
@@ -74,6 +79,53 @@ func TestSnapshotFailures(t *testing.T) {
 	stranger.To = new(uint64(9))
 	a.transport.Send([]*pb.Message{stranger})
 	a.await(t, "report", func() bool { return len(a.reports) == 6 && !a.reports[5] })
+}
+
+// What a peer refuses is tried less and less often, not with every heartbeat; once
+// it was taken, or the connection broke, at once again.
+func TestRefusedSnapshotIsNotSentAllTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		listeners := map[string]*bufconn.Listener{}
+		cfg := Config{SnapshotLimit: 1000, Dial: func(ctx context.Context, address string) (net.Conn, error) {
+			return listeners[address].DialContext(ctx)
+		}}
+		start := func(id uint64) *testServer {
+			l := bufconn.Listen(1 << 16)
+			s := startServerOn(t, newFakeNode(id), cfg, l)
+			s.address = fmt.Sprintf("node%d:1", id)
+			listeners[s.address] = l
+			return s
+		}
+		a, b := start(1), start(2)
+		connect(t, a, b)
+		attempt := func(index uint64, size int) (ok bool, took time.Duration) {
+			t.Helper()
+			a.snapshot = randomBytes(size, 1)
+			n, began := len(a.reports), time.Now()
+			a.transport.Send([]*pb.Message{snapshotMessage(func(m *pb.SnapshotMetadata) { m.Index = &index })})
+			a.await(t, "report", func() bool { return len(a.reports) == n+1 })
+			return a.reports[n], time.Since(began)
+		}
+		const heartbeats, polls = 100 * time.Millisecond, 10 * time.Millisecond
+		for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(heartbeats) {
+			if ok, _ := attempt(9, 2000); ok {
+				t.Fatal("a snapshot above the limit was taken")
+			}
+		}
+		if n := len(a.reports); n < 10 || n > 15 || b.accepts != 1 {
+			t.Errorf("offered %d times in a minute, and taken in %d times up to the limit", n, b.accepts)
+		}
+		if ok, took := attempt(10, 1000); !ok || took > polls {
+			t.Errorf("one within the limit: taken %v, in %v", ok, took)
+		}
+		if ok, took := attempt(11, 2000); ok || took < refusalPause || took > refusalPause+polls {
+			t.Errorf("refused anew: taken %v, reported after %v", ok, took)
+		}
+		b.stop(t)
+		if ok, took := attempt(12, 2000); ok || took > polls {
+			t.Errorf("a broken connection: taken %v, reported after %v", ok, took)
+		}
+	})
 }
 
 func equal(a, b []bool) bool {
