@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -155,18 +156,32 @@ func (r *Replica) writeAppends(appends []*raftpb.Message) error {
 	return nil
 }
 
-// saveInBackground saves a view that was asked for; the store goes on.
+// saveInBackground saves a view that was asked for; the store goes on. A replica
+// that stops does not wait for it: the journal has all that it would hold.
 func (r *Replica) saveInBackground(v *kv.View) {
 	r.running.Go(func() {
-		if err := r.saveSnapshot(v); err != nil {
+		if err := r.saveSnapshot(v, r.unlessStopping); err != nil && !errors.Is(err, ErrStopped) {
 			r.fail(err)
 		}
 		r.saved.busy.Store(false)
 	})
 }
 
-// saveSnapshot writes a view to disk, unless there is a newer one.
-func (r *Replica) saveSnapshot(v *kv.View) error {
+// unlessStopping ends a write that goes on while the replica stops.
+func (r *Replica) unlessStopping() error {
+	if r.stopping.Load() {
+		return ErrStopped
+	}
+	return nil
+}
+
+// installing lets a leader's snapshot be saved to its end: the log is about to
+// restart at it.
+func installing() error { return nil }
+
+// saveSnapshot writes a view to disk, unless there is a newer one. What proceed
+// returns before each of its records ends it.
+func (r *Replica) saveSnapshot(v *kv.View, proceed func() error) error {
 	if r.cfg.Journal == nil {
 		return nil
 	}
@@ -181,7 +196,7 @@ func (r *Replica) saveSnapshot(v *kv.View) error {
 	}
 	var size int64
 	err := r.cfg.Journal.SaveSnapshot(meta, func(w io.Writer) error {
-		counted := &countingWriter{w: w}
+		counted := &countingWriter{w: w, proceed: proceed}
 		err := kv.WriteSnapshot(counted, v)
 		size = counted.n
 		return err
@@ -196,11 +211,15 @@ func (r *Replica) saveSnapshot(v *kv.View) error {
 }
 
 type countingWriter struct {
-	w io.Writer
-	n int64
+	w       io.Writer
+	n       int64
+	proceed func() error
 }
 
 func (c *countingWriter) Write(p []byte) (int, error) {
+	if err := c.proceed(); err != nil {
+		return 0, err
+	}
 	n, err := c.w.Write(p)
 	c.n += int64(n)
 	return n, err

@@ -25,6 +25,7 @@ type disk struct {
 	held atomic.Bool
 	free chan struct{}
 	fail atomic.Pointer[error]
+	save func() // called before each write to a snapshot, if set
 
 	mu       sync.Mutex
 	appends  []*raftpb.Message // since the last snapshot, and some before
@@ -56,7 +57,7 @@ func (d *disk) Write(appends []*raftpb.Message) error {
 
 func (d *disk) SaveSnapshot(meta *raftpb.SnapshotMetadata, write func(io.Writer) error) error {
 	var b bytes.Buffer
-	if err := write(&b); err != nil {
+	if err := write(snapshotWriter{d, &b}); err != nil {
 		return err
 	}
 	d.mu.Lock()
@@ -66,6 +67,19 @@ func (d *disk) SaveSnapshot(meta *raftpb.SnapshotMetadata, write func(io.Writer)
 	}
 	d.meta, d.snapshot = meta, b.Bytes()
 	return nil
+}
+
+// snapshotWriter is as slow as the test wants the disk to be.
+type snapshotWriter struct {
+	disk *disk
+	data *bytes.Buffer
+}
+
+func (w snapshotWriter) Write(p []byte) (int, error) {
+	if w.disk.save != nil {
+		w.disk.save()
+	}
+	return w.data.Write(p)
 }
 
 func (d *disk) Release(index uint64) error {
@@ -301,5 +315,75 @@ func TestInstalledSnapshotIsSavedFirst(t *testing.T) {
 	}
 	if _, _, found := store.Get([]byte("0")); !found {
 		t.Error("node 2 would come back without the snapshot's keys")
+	}
+}
+
+// stuckSave is a disk whose first write to a snapshot does not end before stopping
+// begins. It tells when that write has begun.
+func stuckSave(stopping func() bool) (d *disk, begun chan struct{}, writes *atomic.Int64) {
+	d, begun, writes = newDisk(), make(chan struct{}), new(atomic.Int64)
+	d.save = func() {
+		if writes.Add(1) > 1 {
+			return
+		}
+		close(begun)
+		for deadline := time.Now().Add(30 * time.Second); !stopping() && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	return d, begun, writes
+}
+
+// A replica that stops does not wait until a large state is on a slow disk.
+func TestStopGivesUpASnapshotBeingSaved(t *testing.T) {
+	var r *Replica
+	d, begun, writes := stuckSave(func() bool { return r.stopping.Load() })
+	_, all := startReplicas(t, 1, func(c *Config) { c.Journal, c.SaveAfter = d, 2<<20 })
+	r = all[0]
+	form(t, all)
+	value := string(make([]byte, 64<<10))
+	for i := 0; !r.saved.busy.Load(); i++ {
+		if _, err := put(r, fmt.Sprint(i), value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-begun
+	ctx, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	if err := r.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := writes.Load(); n != 1 || d.meta != nil {
+		t.Errorf("the snapshot was written on, %d times; saved: %v", n, d.meta)
+	}
+	if log, _ := d.recover(t); log.Bytes() < 2<<20 {
+		t.Errorf("the journal has %d bytes of what was written", log.Bytes())
+	}
+}
+
+// The log is about to restart at a snapshot that is installed: it is saved to its
+// end.
+func TestStopLetsAnInstalledSnapshotBeSaved(t *testing.T) {
+	n, all := startReplicas(t, 1, func(c *Config) { c.LogEntries = 10 })
+	form(t, all)
+	for i := range 100 {
+		if _, err := put(all[0], fmt.Sprint(i), "v"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var late *Replica
+	d, begun, _ := stuckSave(func() bool { return late.stopping.Load() })
+	late = n.start(t, 2, func(c *Config) { c.Journal, c.SaveAfter = d, 1<<30 })
+	if _, err := all[0].AddLearner(t.Context(), testMember(late)); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	ctx, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	if err := late.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, store := d.recover(t); store.State().Keys != 100 {
+		t.Errorf("%d of 100 keys are on disk", store.State().Keys)
 	}
 }

@@ -38,7 +38,9 @@ func (r *Replica) Err() error {
 }
 
 // Stop ends the replica. A leader first hands over to the voter that has most of
-// the log, for as long as the context allows; what is not done by then fails.
+// the log, for as long as the context allows; what is not done by then fails. A
+// snapshot that is being saved is given up; only the call to the disk that is
+// under way, and a leader's snapshot that is being installed, are waited for.
 func (r *Replica) Stop(ctx context.Context) error {
 	if !r.started.Load() {
 		return nil
@@ -383,7 +385,7 @@ func (r *Replica) applyTask(t *ApplyTask, measure *applying, results []kv.Result
 		view := t.incoming
 		t.incoming = nil
 		// On disk before the append that restarts the log at it is.
-		if err := r.saveSnapshot(view); err != nil {
+		if err := r.saveSnapshot(view, installing); err != nil {
 			return results, err
 		}
 	}
