@@ -33,6 +33,12 @@ const (
 	allocateAtOnce = 2 << 20
 )
 
+// ReassemblyLimit is how many bytes the unfinished entries of so many peers take
+// at most.
+func ReassemblyLimit(peers int) uint64 {
+	return min(uint64(max(0, peers))*maxReassembled, maxReassembledTotal)
+}
+
 // Reassembler puts entries together that travelled as fragments. It is bounded
 // in bytes per peer and in total, in open messages, and by age; it has no clock
 // and no goroutine. All methods may be called concurrently.

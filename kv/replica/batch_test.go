@@ -269,3 +269,23 @@ func TestEntrySizeIsExact(t *testing.T) {
 		}
 	})
 }
+
+// One large value must not have its node hold a buffer as large from then on.
+func TestLargeProposalLeavesNoBuffer(t *testing.T) {
+	env := newRandomCluster(t, 1, 10, 1)
+	env.found()
+	c := env.nodes[0].core
+	for _, size := range []int{1 << 20, 2 * keepScratch} {
+		w := make(once, 1)
+		p := Proposal{Command: kv.Command{Kind: kv.KindPut, Key: []byte("k"), Value: make([]byte, size)}, Waiter: w}
+		p.size = kv.CommandSize(&p.Command)
+		c.Propose([]Proposal{p}, env.now)
+		env.settle()
+		if o := <-w; o.err != nil {
+			t.Fatal(o.err)
+		}
+		if n := cap(c.scratch); n > keepScratch || n < size && size < keepScratch {
+			t.Errorf("after a value of %d bytes a buffer of %d is kept", size, n)
+		}
+	}
+}

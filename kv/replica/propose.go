@@ -142,6 +142,9 @@ func (c *Core) refuseQueue(err error, eff *Effects) {
 	c.queue, c.queueBytes = c.queue[:0], 0
 }
 
+// keepScratch is what is kept of scratch when a proposal made it grow.
+const keepScratch = 8 << 20
+
 // encode packs commands into the entries of one proposal.
 func (c *Core) encode(commands []Proposal) *proposed {
 	p := &proposed{message: &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(c.cfg.ID)}}
@@ -226,6 +229,9 @@ func (c *Core) step(p *proposed) bool {
 	}
 	if err != nil {
 		panic(fmt.Sprintf("raft refused a proposal: %v", err))
+	}
+	if cap(c.scratch) > keepScratch {
+		c.scratch = nil
 	}
 	return true
 }
