@@ -241,6 +241,7 @@ func (env *transcript) add(id uint64, d *datadriven.TestData) {
 	cfg.Batcher, cfg.Packer.Packed, cfg.LogEntries = batcher, packing, logEntries
 	d.MaybeScanArgs(env.t, "uncommitted", &cfg.Uncommitted)
 	d.MaybeScanArgs(env.t, "inflight", &cfg.InflightMsgs)
+	d.MaybeScanArgs(env.t, "append-size", &cfg.AppendSize)
 	if n.core, err = NewCore(cfg, n.log, n.store.State(), n.store.Membership(), env.now); err != nil {
 		d.Fatalf(env.t, "%v", err)
 	}
