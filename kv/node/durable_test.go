@@ -4,11 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"raftlab/kv/storage"
+	"raftlab/kv/storage/storagetest"
 	clusterv1 "raftlab/proto/raftlab/cluster/v1"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
@@ -106,5 +110,62 @@ func TestDurableSettings(t *testing.T) {
 	}
 	if DefaultConfig().Sync != storage.SyncBatched {
 		t.Error("what is acknowledged is not synced by default")
+	}
+}
+
+// A node that stops while its disk is slow gives up the snapshot being saved, leaves
+// nothing of it behind, and has failed with nothing.
+func TestStopDoesNotWaitForASnapshot(t *testing.T) {
+	disk, begun, goOn := storagetest.New(), make(chan struct{}), make(chan struct{})
+	var writes atomic.Int64
+	disk.Before = func(o storagetest.Op) error {
+		if o.Kind == "write" && strings.HasPrefix(filepath.Base(o.Name), "snapshot-") && writes.Add(1) == 1 {
+			close(begun)
+			<-goOn
+		}
+		return nil
+	}
+	release := sync.OnceFunc(func() { close(goOn) })
+	n := start(t, 1, func(o *Options) {
+		durable(nodeDir, 8<<20)(o)
+		o.FS = disk
+	})
+	t.Cleanup(release)
+	ctx := within(t, time.Minute)
+	if _, err := n.cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	for saving := false; !saving; {
+		if _, err := n.kv.Put(ctx, &kvv1.PutRequest{Key: fmt.Append(nil, time.Now()), Value: make([]byte, 1<<20)}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-begun:
+			saving = true
+		default:
+		}
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.Stop(ctx) }()
+	eventually(t, "the replica stops", func() bool {
+		_, err := n.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k")})
+		return err != nil
+	})
+	release()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	// 256 KiB are gathered for a write.
+	if n := writes.Load(); n > 2 {
+		t.Errorf("%d writes to a snapshot after all", n)
+	}
+	names, err := disk.List(nodeDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "snapshot-") {
+			t.Errorf("%s is left behind", name)
+		}
 	}
 }
