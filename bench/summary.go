@@ -204,23 +204,44 @@ func (s *summarizer) ratio(variant, baseline, metric string) stats.Estimate {
 	return stats.PairedRatio(s.blocks[variant].figures[metric], s.blocks[baseline].figures[metric], confidence)
 }
 
-// margin is what counts as the same for a variant: what was asked, unless the
-// A/A arm of its answer shows that this machine cannot tell that little.
+// margin is what counts as the same for a variant: what was asked, unless an A/A
+// arm shows that this machine cannot tell that little.
 func (s *summarizer) margin(v *Variant) float64 {
 	return stats.Margin(s.run.Experiment.Margin, s.noise(v, s.metric(v), stats.PairedRatio))
 }
 
-// noise is the ratio of the A/A arm of a variant's answer to its baseline; zero
-// where there is no such arm.
+// noise is the ratio to its baseline of the A/A arm that is nearest to what a
+// variant is compared with: the arm of that baseline, else one of that baseline's
+// answer, else any. Of several that are as near, the widest counts. It is zero where no
+// arm has an interval, and for arms, which would excuse themselves.
 func (s *summarizer) noise(v *Variant, metric string, ratio ratioFunc) stats.Estimate {
-	by := s.run.Experiment.AnswerBy
+	var noise stats.Estimate
+	if v.Role == RoleAA {
+		return noise
+	}
+	baseline := v // unless it is compared with another
+	by, nearest := s.run.Experiment.AnswerBy, 0
+	if i := slices.IndexFunc(s.run.Variants, func(b Variant) bool { return b.ID == v.Against }); i >= 0 {
+		baseline = &s.run.Variants[i]
+	}
 	for i := range s.run.Variants {
 		aa := &s.run.Variants[i]
-		if aa.Role == RoleAA && v.Role != RoleAA && answerCell(aa.Params, by) == answerCell(v.Params, by) {
-			return ratio(s.blocks[aa.ID].figures[metric], s.blocks[aa.Against].figures[metric], confidence)
+		if aa.Role != RoleAA {
+			continue
+		}
+		near := 1
+		switch {
+		case aa.Against == baseline.ID:
+			near = 3
+		case answerCell(aa.Params, by) == answerCell(baseline.Params, by):
+			near = 2
+		}
+		e := ratio(s.blocks[aa.ID].figures[metric], s.blocks[aa.Against].figures[metric], confidence)
+		if e.HasInterval() && (near > nearest || near == nearest && stats.Margin(0, e) > stats.Margin(0, noise)) {
+			nearest, noise = near, e
 		}
 	}
-	return stats.Estimate{}
+	return noise
 }
 
 // ratioFunc is stats.PairedRatio or stats.UnpairedRatio.

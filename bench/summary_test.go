@@ -136,6 +136,65 @@ func TestSummarizeAnswersByCell(t *testing.T) {
 	}
 }
 
+// TestNoiseOfTheBaseline: an A/A arm stands for its baseline wherever that is
+// compared with, also in the cells of other answers; for baselines without one stands
+// that of their answer, and else the widest.
+func TestNoiseOfTheBaseline(t *testing.T) {
+	// Each is a tenth better than its baseline, which only a quiet machine can tell.
+	faster := []float64{1100, 1102, 1098, 1101, 1099}
+	steady := []float64{1000, 1002, 998, 1001, 999}
+	shaky := []float64{1000, 1250, 850, 1100, 950}
+	level := map[string][]float64{
+		"v01": steady, "v02": steady, "v03": faster, "v04": faster, "v05": steady, "v06": faster, "v07": steady, "v08": faster,
+	}
+	variants := []Variant{
+		variant("v01", "target=unary/clients=1", RoleMeasured, "", ""), variant("v02", "target=unary/clients=4", RoleMeasured, "", ""),
+		variant("v03", "target=pipeline/clients=1", RoleMeasured, "v01", ""), variant("v04", "target=pipeline/clients=4", RoleMeasured, "v02", ""),
+		variant("v05", "target=direct/clients=1", RoleMeasured, "", ""), variant("v06", "target=coalesce/clients=1", RoleMeasured, "v05", ""),
+		variant("v07", "target=bare/clients=1", RoleMeasured, "", ""), variant("v08", "target=relay/clients=1", RoleMeasured, "v07", ""),
+		variant("v09", "target=unary/clients=1/arm=aa", RoleAA, "v01", ""), variant("v10", "target=direct/clients=1/arm=aa", RoleAA, "v05", ""),
+	}
+	for _, i := range []int{0, 1, 4, 6} {
+		variants[i].Baseline = true
+	}
+	for _, tt := range []struct {
+		name          string
+		unary, direct []float64 // the arms
+		want          string    // verdicts of v03, v04, v06 and v08
+	}{
+		{"both quiet", steady, steady, "better better better better"},
+		{"that of unary shakes", shaky, steady, "same same better same"},
+		{"that of direct shakes", steady, shaky, "better better same same"},
+		// An arm without an interval says nothing.
+		{"that of direct has too few blocks", steady, shaky[:3], "better better better better"},
+		{"that of unary has too few blocks", shaky[:3], steady, "better better better better"},
+		{"neither has enough blocks", shaky[:3], shaky[:3], "better better better better"},
+	} {
+		ops := maps.Clone(level)
+		ops["v09"], ops["v10"] = tt.unary, tt.direct
+		run := synthetic([]string{"target"}, variants, ops)
+		var got []string
+		for _, v := range Summarize(run).Variants {
+			if v.Variant.Against != "" && v.Variant.Role == RoleMeasured {
+				got = append(got, v.Verdict)
+			}
+		}
+		if s := strings.Join(got, " "); s != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, s, tt.want)
+		}
+		c, err := CompareAxis(run, CompareOptions{Axis: "clients", MaxRegression: 0.05})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wide := tt.name == "that of unary shakes"
+		for _, row := range c.Rows { // both of unary, whose arm is that of clients=1
+			if (row.Margin > 0.05) != wide {
+				t.Errorf("%s: %s has margin %v", tt.name, row.Variant, row.Margin)
+			}
+		}
+	}
+}
+
 func TestSummarizeTooFewBlocks(t *testing.T) {
 	variants := []Variant{variant("v01", "clients=1", RoleMeasured, "", ""), variant("v02", "clients=2", RoleMeasured, "v01", "")}
 	variants[0].Baseline = true
