@@ -262,7 +262,10 @@ func (c *comparer) compare() (*Comparison, error) {
 func (c *comparer) row(p pairing, metric string, each float64) Compared {
 	a, b := c.a.blocks[p.a.ID], c.b.blocks[p.b.ID]
 	figuresA, figuresB := a.figures[metric], b.figures[metric]
-	ratio := c.ratio(figuresB, figuresA, each)
+	var ratio stats.Estimate
+	if a.comparable(b, metric) {
+		ratio = c.ratio(figuresB, figuresA, each)
+	}
 	row := Compared{
 		Variant: p.name, SideA: p.sideA, SideB: p.sideB, Metric: metric,
 		A: a.estimate(metric), B: b.estimate(metric), Ratio: Estimate(ratio), P: stats.MannWhitney(figuresA, figuresB),
@@ -277,6 +280,12 @@ func (c *comparer) row(p pairing, metric string, each float64) Compared {
 		verdict, row.Problem = stats.Worse, p.sideB+" cannot do the work: "+b.problem
 	case !a.viable:
 		verdict, row.Problem = stats.Better, p.sideA+" cannot do the work: "+a.problem
+	case a.lacks(metric) && b.lacks(metric):
+		row.Problem = lackOf(metric)
+	case b.lacks(metric):
+		row.Problem = p.sideB + ": " + lackOf(metric)
+	case a.lacks(metric):
+		row.Problem = p.sideA + ": " + lackOf(metric)
 	case !ratio.HasInterval():
 		row.Problem = stats.Warning(ratio.N)
 	}

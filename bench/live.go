@@ -72,7 +72,8 @@ func liveLine(p Progress) string {
 		}
 	} else if r := p.Result; r != nil {
 		l := r.Response["all"]
-		fmt.Fprintf(&b, "  %.0f ops/s  p50 %v  p99 %v  errors %d", r.OpsPerS, round(time.Duration(l.P50Ns)), round(time.Duration(l.P99Ns)), r.Errors)
+		fmt.Fprintf(&b, "  %.0f ops/s  %s  %s  errors %d",
+			r.OpsPerS, figureOf("p50-latency-ns", float64(l.P50Ns)), figureOf("p99-latency-ns", float64(l.P99Ns)), r.Errors)
 	}
 	if p.Variant != nil {
 		if p.Kind == TrialProfile {

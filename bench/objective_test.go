@@ -86,8 +86,12 @@ func TestObjectiveMet(t *testing.T) {
 		{"below", good(func(*Trial) {}), "met"},
 		{"at the limit", good(func(t *Trial) { t.Response["all"] = Latency{P99Ns: 10e6} }), "missed"},
 		{"backlog", good(func(t *Trial) { t.Viable, t.Valid, t.Problem = false, false, "cannot follow" }), "missed"},
-		{"half a percent failed", good(func(t *Trial) { t.Errors = 50 }), "met"},
-		{"two percent failed", good(func(t *Trial) { t.Errors = 204 }), "missed"},
+		{"half a percent failed", good(func(t *Trial) { t.failing(9950, 50) }), "met"},
+		{"two percent failed", good(func(t *Trial) { t.failing(9800, 200) }), "missed"},
+		{"two percent failed, and late", good(func(t *Trial) {
+			t.failing(9800, 200)
+			t.Valid, t.Late = false, true
+		}), "missed"},
 		{"late, yet below", good(func(t *Trial) { t.Valid, t.Late = false, true }), "met"},
 		{"events failed", good(func(t *Trial) { t.Valid, t.Problem = false, "no leader to kill" }), "nothing: no leader to kill"},
 		{"above, by lateness", good(func(t *Trial) { t.Valid, t.Late, t.Response["all"] = false, true, Latency{P99Ns: 20e6} }), "missed late"},

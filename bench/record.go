@@ -157,7 +157,8 @@ type Trial struct {
 	OpsPerS      float64           `json:"ops_per_s"`
 	BytesPerS    float64           `json:"bytes_per_s"` // of values, acknowledged
 	// Response is end - intended start; Service is end - actual start; Delay is
-	// how late operations were sent. By kind of operation, and "all".
+	// how late operations were sent. By kind of operation, and "all", in whose
+	// percentiles what failed counts as FailedNs: it is not known by kind.
 	Response map[string]Latency `json:"response"`
 	Service  map[string]Latency `json:"service"`
 	Delay    Latency            `json:"delay"`
@@ -214,7 +215,8 @@ type Trial struct {
 	Profiles []string `json:"profiles,omitempty"` // file names in the run folder
 }
 
-// Latency summarises a histogram, in nanoseconds.
+// Latency summarises a histogram, in nanoseconds. Count, mean and least are of what was
+// acknowledged.
 type Latency struct {
 	Count   uint64  `json:"count"`
 	Clamped uint64  `json:"clamped"` // values beyond the histogram's range

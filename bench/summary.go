@@ -174,7 +174,10 @@ func (s *summarizer) variant(v *Variant) VariantSummary {
 	}
 	if baseline := s.blocks[v.Against]; baseline != nil && b.trials > 0 && baseline.trials > 0 {
 		metric := s.metric(v)
-		ratio := s.ratio(v.ID, v.Against, metric)
+		var ratio stats.Estimate
+		if b.comparable(baseline, metric) {
+			ratio = s.ratio(v.ID, v.Against, metric)
+		}
 		sum.Ratio = Estimate(ratio)
 		sum.Verdict = string(stats.Decide(ratio, s.margin(v), direction(metric)))
 	}
@@ -339,20 +342,41 @@ func (s *summarizer) answer(candidates []*VariantSummary) Answer {
 	default:
 		a.Confidence = set.Confidence
 		var names []string
-		for _, v := range best[:min(len(best), mostNamed)] {
+		for _, v := range best {
 			names = append(names, s.describe(v, metric, false))
 		}
-		if more := len(best) - len(names); more > 0 {
-			names = append(names, fmt.Sprintf("%d more", more))
-		}
 		a.Sentence = fmt.Sprintf("%d of %d cannot be told from the best with %.0f %% confidence (%d blocks): %s.",
-			len(best), viable, 100*set.Confidence, set.Blocks, joinWords(names))
+			len(best), viable, 100*set.Confidence, set.Blocks, namedOf(names))
 	}
+	a.Sentence += s.without(metric, candidates, best)
 	return a
 }
 
 // Variants that a sentence names at most.
 const mostNamed = 6
+
+// without names those that are no rivals, since more of their operations failed than
+// the metric leaves out.
+func (s *summarizer) without(metric string, candidates, best []*VariantSummary) string {
+	var names []string
+	for _, v := range candidates {
+		if b := s.blocks[v.Variant.ID]; v.Viable && b.lacks(metric) && !slices.Contains(best, v) {
+			names = append(names, fmt.Sprintf("%s (%s)", s.nameOf(v), b.failedShare()))
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" No %s has %s.", quantileOf(metric), namedOf(names))
+}
+
+// namedOf joins the names that a sentence has room for.
+func namedOf(names []string) string {
+	if more := len(names) - mostNamed; more > 0 {
+		names = append(names[:mostNamed:mostNamed], fmt.Sprintf("%d more", more))
+	}
+	return joinWords(names)
+}
 
 // compare orders by a metric, the best first.
 func (s *summarizer) compare(a, b *VariantSummary, metric string) int {
@@ -372,7 +396,11 @@ func (s *summarizer) compare(a, b *VariantSummary, metric string) int {
 // describe names a variant by what the answer leaves open, with its figure of a
 // metric, and in full also with its share of the ceilings.
 func (s *summarizer) describe(v *VariantSummary, metric string, full bool) string {
-	figures := []string{figureOf(metric, s.blocks[v.Variant.ID].estimate(metric).Center)}
+	b := s.blocks[v.Variant.ID]
+	figures := []string{figureOf(metric, b.estimate(metric).Center)}
+	if share := b.failedShare(); share != "" && isLatency(metric) {
+		figures = append(figures, share)
+	}
 	for _, c := range v.Ceilings {
 		// A rate that is given is no share of anything.
 		if full && !v.Variant.openLoop() && c.Fraction.Center > 0 {
@@ -395,11 +423,19 @@ func (s *summarizer) nameOf(v *VariantSummary) string {
 
 // figureOf shows a value of a metric.
 func figureOf(metric string, value float64) string {
-	if metric == "ops/s" {
+	switch {
+	case metric == "ops/s":
 		return thousands(value) + " ops/s"
+	case isFailed(metric, value):
+		return "no " + quantileOf(metric)
 	}
+	return quantileOf(metric) + " " + round(time.Duration(value)).String()
+}
+
+// quantileOf is the first word of a metric: p99 of p99-latency-ns.
+func quantileOf(metric string) string {
 	quantile, _, _ := strings.Cut(metric, "-")
-	return quantile + " " + round(time.Duration(value)).String()
+	return quantile
 }
 
 // thousands writes 412345.6 as 412,346, and keeps a digit of what is below 100.

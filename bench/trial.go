@@ -355,7 +355,7 @@ func (b *rig) record(t *Trial, rec *load.Recording, w *window) {
 			t.Service[k.String()] = latency(rec.Service(k))
 		}
 	}
-	t.Response["all"], t.Service["all"] = latency(rec.ResponseAll()), latency(rec.ServiceAll())
+	t.Response["all"], t.Service["all"] = withFailed(rec.ResponseAll(), rec.Errors), withFailed(rec.ServiceAll(), rec.Errors)
 	t.Delay = latency(rec.Delay())
 	for _, iv := range rec.Intervals {
 		t.Series = append(t.Series, Point{

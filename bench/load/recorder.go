@@ -14,9 +14,12 @@ import (
 // so they are sharded by GOMAXPROCS.
 const (
 	lowest  = 1 // ns
-	highest = int64(60 * time.Second)
+	highest = int64(Longest)
 	figures = 3
 )
+
+// Longest is the time beyond which latencies are not told apart.
+const Longest = time.Minute
 
 // Histogram counts latencies in nanoseconds.
 type Histogram struct {

@@ -132,8 +132,11 @@ func compareLine(r *bench.Compared, axis bool) []string {
 		if e.N == 0 {
 			return absent
 		}
-		if r.Metric == "ops/s" {
+		switch {
+		case r.Metric == "ops/s":
 			return count(e.Center)
+		case strings.HasSuffix(r.Metric, "-latency-ns"):
+			return response(e.Center)
 		}
 		return latency(e.Center)
 	}

@@ -79,15 +79,15 @@ func headlineOf(v *bench.VariantSummary, metric string) string {
 	}
 	switch metric {
 	case "p50-latency-ns":
-		e, format = v.P50Ns, latency
+		e, format = v.P50Ns, response
 	case "p90-latency-ns":
-		e, format = v.P90Ns, latency
+		e, format = v.P90Ns, response
 	case "p99-latency-ns":
-		e, format = v.P99Ns, latency
+		e, format = v.P99Ns, response
 	case "p99.9-latency-ns":
-		e, format = v.P999Ns, latency
+		e, format = v.P999Ns, response
 	case "max-latency-ns":
-		e, format = v.MaxNs, latency
+		e, format = v.MaxNs, response
 	case bench.MetricOutage:
 		e, format = v.OutageNs, latency
 	case bench.MetricRecover:

@@ -262,11 +262,11 @@ func figures(d *Data, v *bench.VariantSummary, big bool, ceilings []string, verd
 	if big {
 		estimate(v.BytesPerS, megabytes, false, false)
 	}
-	estimate(v.P50Ns, latency, !enough(n, 0.5), false)
-	estimate(v.P90Ns, latency, !enough(n, 0.9), false)
-	estimate(v.P99Ns, latency, !enough(n, 0.99), true)
-	estimate(v.P999Ns, latency, !enough(n, 0.999), false)
-	estimate(v.MaxNs, latency, false, false)
+	estimate(v.P50Ns, response, !enough(n, 0.5), false)
+	estimate(v.P90Ns, response, !enough(n, 0.9), false)
+	estimate(v.P99Ns, response, !enough(n, 0.99), true)
+	estimate(v.P999Ns, response, !enough(n, 0.999), false)
+	estimate(v.MaxNs, response, false, false)
 	if joins(d) {
 		estimate(v.CatchUpS, func(s float64) string { return latency(s * 1e9) }, false, true)
 	}

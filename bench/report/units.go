@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"raftlab/bench"
 )
 
 // absent stands where there is no figure.
@@ -60,6 +62,15 @@ func latency(ns float64) string {
 	default:
 		return digits3(ns) + " ns"
 	}
+}
+
+// response shows a percentile of response times, of which those that failed have
+// none.
+func response(ns float64) string {
+	if ns >= float64(bench.FailedNs) {
+		return "failed"
+	}
+	return latency(ns)
 }
 
 // megabytes shows bytes a second as MB/s, without the unit.

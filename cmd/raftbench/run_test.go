@@ -487,5 +487,9 @@ func TestTargetGoesDown(t *testing.T) {
 		if i == 0 && trial.Errors == 0 {
 			t.Errorf("no error was counted: %+v", trial)
 		}
+		if all := trial.Response["all"]; trial.Errors > 0 && trial.Operations > 0 &&
+			(all.MaxNs != bench.FailedNs || trial.Response["put"].MaxNs >= bench.FailedNs || all.Count != trial.Response["put"].Count) {
+			t.Errorf("block %d: what failed is not the slowest of all, or is of a kind: %+v", trial.Block, trial.Response)
+		}
 	}
 }
