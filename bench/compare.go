@@ -2,6 +2,7 @@ package bench
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -263,7 +264,8 @@ func (c *comparer) row(p pairing, metric string, each float64) Compared {
 	a, b := c.a.blocks[p.a.ID], c.b.blocks[p.b.ID]
 	figuresA, figuresB := a.figures[metric], b.figures[metric]
 	var ratio stats.Estimate
-	if a.comparable(b, metric) {
+	rates := c.differentRates(p)
+	if a.comparable(b, metric) && rates == "" {
 		ratio = c.ratio(figuresB, figuresA, each)
 	}
 	row := Compared{
@@ -274,6 +276,8 @@ func (c *comparer) row(p pairing, metric string, each float64) Compared {
 	row.Margin = stats.Margin(row.Margin, c.b.noise(p.b, metric, c.ratio))
 	verdict := stats.Decide(ratio, row.Margin, direction(metric))
 	switch {
+	case rates != "":
+		verdict, row.Problem = stats.Inconclusive, rates
 	case !a.viable && !b.viable:
 		verdict, row.Problem = stats.Same, "neither can do the work: "+b.problem
 	case !b.viable:
@@ -291,10 +295,31 @@ func (c *comparer) row(p pairing, metric string, each float64) Compared {
 	}
 	row.Verdict = string(verdict)
 	row.Gate = gate(ratio, verdict, c.options.MaxRegression, direction(metric))
-	if !a.viable && !b.viable {
+	if !a.viable && !b.viable && rates == "" {
 		row.Gate = GatePassed
 	}
 	return row
+}
+
+// differentRates says that the two sides were not asked to do the same; empty where
+// they were, and where the rate is what is compared.
+func (c *comparer) differentRates(p pairing) string {
+	a, b := p.a.rate(), p.b.rate()
+	switch {
+	case a == b, c.out.Axis == "rate", c.out.Axis == rateShareKey:
+		return ""
+	// Without a closed loop that its rate would be a share of, one cannot do the work.
+	case a == 0 && p.a.isShare(), b == 0 && p.b.isShare():
+		return ""
+	}
+	return fmt.Sprintf("they were not asked to do the same: %s on one side, %s on the other", rateWords(a), rateWords(b))
+}
+
+func rateWords(rate float64) string {
+	if rate == 0 {
+		return "a closed loop"
+	}
+	return thousands(rate) + " operations a second"
 }
 
 // gate lets pass what is surely not worse by more than was asked for. Being the

@@ -215,3 +215,57 @@ func TestCompareAxis(t *testing.T) {
 		t.Errorf("only in one: %q, %q", c.OnlyA, c.OnlyB)
 	}
 }
+
+// TestCompareDifferentRates: of sides that were not asked to do the same nothing is
+// said, unless one could not do the closed loop that its rate is a share of.
+func TestCompareDifferentRates(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		rates      [2]string
+		axis       string
+		fail       bool // the second cannot do the work
+		want, says string
+	}{
+		{"the same", [2]string{"500", "500"}, "server-bin", false, "worse/regression", ""},
+		{"closed loops", [2]string{"0", "0"}, "server-bin", false, "worse/regression", ""},
+		{
+			"driven harder",
+			[2]string{"500", "5000"},
+			"server-bin", false, "inconclusive/inconclusive",
+			"they were not asked to do the same: 500 operations a second on one side, 5,000 operations a second on the other",
+		},
+		{
+			"driven too hard",
+			[2]string{"500", "5000"},
+			"server-bin", true, "inconclusive/inconclusive",
+			"they were not asked to do the same: 500 operations a second on one side, 5,000 operations a second on the other",
+		},
+		{
+			"by a clock and not",
+			[2]string{"0", "500"},
+			"server-bin", false, "inconclusive/inconclusive",
+			"they were not asked to do the same: a closed loop on one side, 500 operations a second on the other",
+		},
+		{"no closed loop", [2]string{"500", "0 of 0.5"}, "server-bin", true, "worse/regression", "b cannot do the work: too slow"},
+		{"by the rate", [2]string{"500", "5000"}, "rate", false, "worse/regression", ""},
+	} {
+		run := arms("a", map[string][]float64{tt.axis + "=a": quiet, tt.axis + "=b": scaled(0.5, quiet)})
+		for i, rate := range tt.rates {
+			rate, share, _ := strings.Cut(rate, " of ")
+			run.Variants[i].Config = map[string]string{"rate": rate, "rate-share": share}
+		}
+		for i := range run.Trials {
+			if tr := &run.Trials[i]; tt.fail && tr.Variant == "v02" {
+				tr.Viable, tr.Valid, tr.Problem = false, false, "too slow"
+			}
+		}
+		c, err := CompareAxis(run, CompareOptions{MaxRegression: 0.05, Metrics: []string{"p99-latency-ns"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := c.Rows[0]
+		if got := r.Verdict + "/" + string(r.Gate); got != tt.want || r.Problem != tt.says || c.Gate != r.Gate {
+			t.Errorf("%s: %s with %q, want %s with %q", tt.name, got, r.Problem, tt.want, tt.says)
+		}
+	}
+}

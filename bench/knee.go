@@ -110,6 +110,12 @@ func (v *Variant) rate() float64 {
 	return rate
 }
 
+// isShare tells whether a variant's rate is a share of a closed loop's.
+func (v *Variant) isShare() bool {
+	share, _ := strconv.ParseFloat(v.Config[rateShareKey], 64)
+	return share > 0
+}
+
 // knee of variants that differ in their rate only, the lowest first.
 func (s *summarizer) knee(group []*Variant) Knee {
 	k := Knee{Where: map[string]string{}}
@@ -226,60 +232,81 @@ func (k *Knee) describe() string {
 	return b.String()
 }
 
-// rateShareBases are the variants whose closed loop has to be tried first: each a
-// list of those that differ in their share or arrivals only, in the order of the
-// first. A/A arms take their baseline's.
-func rateShareBases(m *Matrix) [][]int {
-	var bases [][]int
-	places := map[string]int{}
-	for i := range m.Variants {
-		s := m.Variants[i].Settings
-		if s.Load.RateShare == 0 {
-			continue
-		}
-		s.Load.RateShare = 0
-		s = s.normalised() // those of other arrivals have the same rates
-		at, ok := places[s.identity()]
-		if !ok {
-			at = len(bases)
-			places[s.identity()] = at
-			bases = append(bases, nil)
-		}
-		bases[at] = append(bases[at], i)
+// rateShareOf is the variant of whose closed loop another's rate is a share: the
+// baseline that it is compared with, as both have to be asked to do the same, else
+// itself.
+func (m *Matrix) rateShareOf(v *Planned) *Planned {
+	i := slices.IndexFunc(m.Variants, func(b Planned) bool { return b.ID == v.Against && b.Settings.Load.RateShare > 0 })
+	if i < 0 {
+		return v
 	}
-	return bases
+	return &m.Variants[i]
+}
+
+// inClosedLoop is a variant without its share of a rate, and what comes with one.
+func (v *Planned) inClosedLoop() *Planned {
+	c := *v
+	c.Settings.Load.Rate, c.Settings.Load.RateShare = 0, 0
+	c.Settings = c.Settings.normalised() // those of other arrivals have the same rates
+	return &c
 }
 
 func rateShareTime(m *Matrix, measure Measure) time.Duration {
 	var d time.Duration
-	for _, variants := range rateShareBases(m) {
-		d += estimate(&m.Variants[variants[0]], job{kind: TrialMeasured}, measure)
+	tried := map[string]bool{}
+	for i := range m.Variants {
+		if m.Variants[i].Settings.Load.RateShare == 0 {
+			continue
+		}
+		v := m.rateShareOf(&m.Variants[i]).inClosedLoop()
+		if id := v.Settings.identity(); !tried[id] {
+			tried[id] = true
+			d += estimate(v, job{kind: TrialMeasured}, measure)
+		}
 	}
 	return d
 }
 
 // calibrateRates turns shares of a closed loop's throughput into rates, once, before
-// the first block. What cannot do its closed loop is not tried again.
+// the first block. What cannot do its closed loop is not tried again; what is compared
+// with that has its own.
 func (r *runner) calibrateRates(ctx context.Context) error {
-	for _, variants := range rateShareBases(r.Matrix) {
-		v := r.Matrix.Variants[variants[0]]
-		v.Settings.Load.Rate, v.Settings.Load.RateShare = 0, 0
-		reached, err := r.closedLoop(ctx, &v)
+	type result struct {
+		reached float64
+		err     error
+	}
+	tried := map[string]result{}
+	try := func(v *Planned) result {
+		id := v.Settings.identity()
+		found, ok := tried[id]
+		if !ok {
+			found.reached, found.err = r.closedLoop(ctx, v)
+			tried[id] = found
+		}
+		return found
+	}
+	for i := range r.Matrix.Variants {
+		v := &r.Matrix.Variants[i]
+		if v.Settings.Load.RateShare == 0 {
+			continue
+		}
+		of := r.Matrix.rateShareOf(v)
+		found := try(of.inClosedLoop())
+		if found.err != nil && of != v && ctx.Err() == nil {
+			found = try(v.inClosedLoop())
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.As(err, new(*UsageError)):
-			return fmt.Errorf("%s in a closed loop: %w", v.Name, err)
+		case errors.As(found.err, new(*UsageError)):
+			return fmt.Errorf("%s in a closed loop: %w", v.Name, found.err)
+		case found.err != nil:
+			r.hopeless[i] = fmt.Sprintf("in a closed loop, of which its rate is a share: %v", found.err)
+			continue
 		}
-		for _, i := range variants {
-			if err != nil {
-				r.hopeless[i] = fmt.Sprintf("in a closed loop, of which its rate is a share: %v", err)
-				continue
-			}
-			l := &r.Matrix.Variants[i].Settings.Load
-			l.Rate = roundRate(l.RateShare * reached)
-			r.run.Variants[i].Config["rate"] = plain("rate", l.Rate)
-		}
+		l := &v.Settings.Load
+		l.Rate = roundRate(l.RateShare * found.reached)
+		r.run.Variants[i].Config["rate"] = plain("rate", l.Rate)
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ type Load struct {
 	Clients        int           `knob:"clients" usage:"clients, each with one message under way"`
 	Conns          int           `knob:"conns" usage:"client connections that the clients share (default: 1)"`
 	Rate           float64       `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
-	RateShare      float64       `knob:"rate-share" usage:"rate as a share of what the same variant reaches in a closed loop, which is tried before the first block (default: none)"`
+	RateShare      float64       `knob:"rate-share" usage:"rate as a share of what the variant, or its baseline, reaches in a closed loop, which is tried before the first block (default: none)"`
 	Arrivals       string        `knob:"arrivals" values:"constant,poisson" usage:"the gaps between messages at that rate: all alike, or exponential, as of independent clients; with a rate or rate-share only"`
 	AttemptTimeout time.Duration `knob:"attempt-timeout" usage:"how long target unary waits for an answer before it asks another node; a write then fails, its outcome unknown (0: as long as it takes)"`
 	ThinkTime      time.Duration `knob:"think-time" usage:"how long a client waits after an answer before it sends again; without a rate only"`

@@ -98,3 +98,38 @@ func TestKneeWithoutClosedLoop(t *testing.T) {
 		}
 	}
 }
+
+// TestKneeAgainstBaseline: what is compared is asked to do the same, so a variant's
+// rates are shares of its baseline's closed loop, unless that has none.
+func TestKneeAgainstBaseline(t *testing.T) {
+	for _, tt := range []struct {
+		fixed, vary, baseline string
+		cannot                bool // the baseline cannot do its closed loop
+	}{
+		{"topology: in-process, target: direct", "clients: [1, 8]", "clients: 1", false},
+		{"topology: in-process-grpc, target: unary, max-request: 64KiB", "value-size: [1MiB, 16]", "value-size: 1MiB", true},
+	} {
+		file := experimentFile(t, "name: x\nceiling: none\nfixed: {keys: 10, "+tt.fixed+"}\nvary: {"+tt.vary+", rate-share: [0.1, 0.2]}\nbaseline: {"+tt.baseline+
+			"}\nmeasure: {warmup: 20ms, duration: 400ms, blocks: 1, profile: 0s}\n")
+		dir := filepath.Join(t.TempDir(), "run")
+		if code, out, stderr := cli(t.Context(), "run", file, "--out", dir); code != exitDone {
+			t.Fatalf("exit %d\n%s%s", code, out, stderr)
+		}
+		run, err := bench.ReadRun(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rates := map[string]string{}
+		for _, v := range run.Variants {
+			rates[v.ID] = v.Config["rate"]
+		}
+		for _, v := range run.Variants {
+			switch own := rates[v.ID]; {
+			case v.Baseline && tt.cannot != (own == "0"), !v.Baseline && own == "0" && v.Role == bench.RoleMeasured:
+				t.Errorf("%s is driven at %s", v.Name, own)
+			case v.Against != "" && !tt.cannot && own != rates[v.Against]:
+				t.Errorf("%s is driven at %s, its baseline at %s", v.Name, own, rates[v.Against])
+			}
+		}
+	}
+}
