@@ -64,8 +64,8 @@ func writeResult(b *strings.Builder, run *Run, v *Variant, t *Trial) {
 		value(float64(t.OutageNs), MetricOutage)
 		value(float64(t.Errors), failedOps)
 	}
-	if t.RecoverNs != nil {
-		value(float64(*t.RecoverNs), MetricRecover)
+	if recovered, ok := t.recovery(); ok {
+		value(float64(recovered), MetricRecover)
 	}
 	b.WriteByte('\n')
 }

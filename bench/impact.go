@@ -16,10 +16,12 @@ import (
 // before. The worst, since a busy machine has bad moments without any event.
 const (
 	recoverySpan = 250 * time.Millisecond
-	recoveryStep = 10 * time.Millisecond
 	recoveryRate = 0.9
 	recoveryTail = 1.5
 )
+
+// RecoveryStep is the resolution of the time to recover.
+const RecoveryStep = 10 * time.Millisecond
 
 // Most messages of a trial of which each completion is kept, to find its gaps: 100 MB.
 const maxCompletions = 4 << 20
@@ -41,7 +43,7 @@ func newService(byEnd []load.Completion, until time.Duration) *service {
 		return s
 	}
 	s.rate = s.completed(0, until) / until.Seconds()
-	for t := time.Duration(0); t+recoverySpan <= until; t += recoveryStep {
+	for t := time.Duration(0); t+recoverySpan <= until; t += RecoveryStep {
 		if p99 := s.p99(t, t+recoverySpan); !math.IsInf(p99, 1) {
 			s.tail = max(s.tail, p99)
 		}
@@ -71,7 +73,7 @@ func (s *service) recovery(from, to time.Duration) (d time.Duration, ok bool) {
 	if s.rate == 0 || s.tail == 0 {
 		return 0, false
 	}
-	for t := from; t+recoverySpan <= to; t += recoveryStep {
+	for t := from; t+recoverySpan <= to; t += RecoveryStep {
 		if s.completed(t, t+recoverySpan)/recoverySpan.Seconds() >= recoveryRate*s.rate &&
 			s.p99(t, t+recoverySpan) <= recoveryTail*s.tail {
 			return t - from, true
@@ -147,15 +149,26 @@ func measureImpact(t *Trial, completions []load.Completion) {
 	}
 }
 
+// recovery is the trial's time to recover, false if it did not in time. What is back
+// at once took some time below the resolution, which counts for it: ratios are made of
+// these figures, and of nothing there are none.
+func (t *Trial) recovery() (time.Duration, bool) {
+	if t.RecoverNs == nil {
+		return 0, false
+	}
+	return max(time.Duration(*t.RecoverNs), RecoveryStep), true
+}
+
 // addImpact takes in what a trial's events did to service.
 func (b *blocks) addImpact(t *Trial) {
 	b.set(failedOps, t.Block, float64(t.Errors))
 	if t.OutageNs > 0 {
 		b.set(MetricOutage, t.Block, float64(t.OutageNs))
 	}
+	recovered, ok := t.recovery()
 	switch {
-	case t.RecoverNs != nil:
-		b.set(MetricRecover, t.Block, float64(*t.RecoverNs))
+	case ok:
+		b.set(MetricRecover, t.Block, float64(recovered))
 	case t.OutageNs > 0 && slices.ContainsFunc(t.Events, func(e Event) bool { return e.Do != "" }):
 		b.unrecovered++
 	}

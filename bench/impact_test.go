@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -80,7 +81,7 @@ func TestImpact(t *testing.T) {
 				t.Errorf("did not recover, want %v", c.recover)
 			default:
 				// The first span may begin a step late, and with 1 % of it still stalled.
-				if got := time.Duration(*trial.RecoverNs); got < c.recover-2*recoveryStep || got > c.recover+2*recoveryStep {
+				if got := time.Duration(*trial.RecoverNs); got < c.recover-2*RecoveryStep || got > c.recover+2*RecoveryStep {
 					t.Errorf("recovered in %v, want %v", got, c.recover)
 				}
 			}
@@ -142,13 +143,41 @@ func TestImpactSummary(t *testing.T) {
 			OutageNs: int64(block), Events: []Event{{Do: DoKill}},
 		}
 		if block < 5 {
-			trial.RecoverNs = new(int64(block - 1))
+			trial.RecoverNs = new(int64(block-1) * int64(10*ms))
 		}
 		run.Trials = append(run.Trials, trial)
 	}
 	v := Summarize(run).Variants[0]
-	if v.OutageNs.Center != 3 || v.OutageNs.N != 5 || v.RecoverNs.Center != 1.5 || v.RecoverNs.N != 4 || v.Unrecovered != 1 || v.ErrorsATrial.Center != 3 {
+	if v.OutageNs.Center != 3 || v.OutageNs.N != 5 || v.RecoverNs.Center != 15e6 || v.RecoverNs.N != 4 || v.Unrecovered != 1 || v.ErrorsATrial.Center != 3 {
 		t.Errorf("got %+v", v)
+	}
+}
+
+// To be back at once is the best there is: it takes the time that is told from none,
+// and wins, in tables as for benchstat.
+func TestRecoveredAtOnce(t *testing.T) {
+	variants := []Variant{variant("v01", "events=kill", RoleMeasured, "", ""), variant("v02", "events=transfer", RoleMeasured, "v01", "")}
+	variants[0].Baseline = true
+	run := &Run{Variants: variants, Experiment: ExperimentInfo{Metric: MetricRecover, Axes: []string{"events"}, Margin: 0.05}}
+	for block := 1; block <= 4; block++ {
+		for i, recover := range []time.Duration{110 * ms, 0} {
+			run.Trials = append(run.Trials, Trial{
+				Variant: variants[i].ID, Block: block, Kind: TrialMeasured, Viable: true, Valid: true, Operations: 1, OpsPerS: 1,
+				OutageNs: 1e6, Events: []Event{{Do: DoKill}}, RecoverNs: new(int64(recover)),
+			})
+		}
+	}
+	s := Summarize(run)
+	const want = "events=transfer (recover 10ms) is the best of 2 with 95 % confidence (4 blocks)."
+	if v := s.Variants[1]; v.Verdict != "better" || v.RecoverNs.Center != float64(10*ms) || s.Answers[0].Sentence != want {
+		t.Errorf("verdict %s, %v, %s", v.Verdict, v.RecoverNs, s.Answers[0].Sentence)
+	}
+	var b strings.Builder
+	if err := writeResults(&b, run); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(b.String(), " 10000000 recover-ns"); n != 4 {
+		t.Errorf("results.txt has %d trials with the resolution:\n%s", n, b.String())
 	}
 }
 

@@ -284,7 +284,8 @@ type VariantSummary struct {
 	// Costs of an operation by unit, as Costs lists them; those that are known.
 	Costs map[string]Estimate `json:"costs,omitempty"`
 	// OutageNs and RecoverNs are over the blocks that have them: not those, counted
-	// by Unrecovered, in which service was not back in time.
+	// by Unrecovered, in which service was not back in time. To be back at once counts
+	// as the resolution, 10 ms.
 	OutageNs    Estimate `json:"outage_ns"`
 	RecoverNs   Estimate `json:"recover_ns"`
 	Unrecovered int      `json:"unrecovered,omitempty"`

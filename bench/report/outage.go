@@ -13,10 +13,11 @@ func outages(d *Data) bool {
 	return slices.ContainsFunc(d.Summary.Variants, func(v bench.VariantSummary) bool { return v.OutageNs.N > 0 })
 }
 
-// recovery shows a time to recover; where nothing was to be noticed it is 0.
+// recovery shows a time to recover; where nothing was to be noticed it is the
+// resolution.
 func recovery(ns float64) string {
-	if ns == 0 {
-		return "at once"
+	if ns <= float64(bench.RecoveryStep) {
+		return "≤ " + latency(float64(bench.RecoveryStep))
 	}
 	return latency(ns)
 }
