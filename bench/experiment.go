@@ -80,9 +80,12 @@ const MetricAuto = "auto"
 
 // Metrics are what an experiment can decide by.
 var Metrics = []string{
-	"ops/s", "p50-latency-ns", "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns",
+	"ops/s", MetricBytes, "p50-latency-ns", "p90-latency-ns", "p99-latency-ns", "p99.9-latency-ns", "max-latency-ns",
 	MetricOutage, MetricRecover,
 }
+
+// MetricBytes are those of values, acknowledged: what tells different sizes apart.
+const MetricBytes = "bytes/s"
 
 // Metrics of experiments with events.
 const (

@@ -32,7 +32,7 @@ func TestReadRunRefuses(t *testing.T) {
 		"null":            {"null", "run.json has schema 0; this build reads 2"},
 		"a list":          {"[]", "run.json:  is a array where a bench.Run belongs"},
 		"a newer schema":  {edit(func(r *Run) { r.Schema = 3 }), "run.json has schema 3; this build reads 2"},
-		"another unit":    {edit(func(r *Run) { r.Experiment.Metric = "p99-latency-ms" }), `metric "p99-latency-ms" is not one of ops/s, p50-latency-ns`},
+		"another unit":    {edit(func(r *Run) { r.Experiment.Metric = "p99-latency-ms" }), `metric "p99-latency-ms" is not one of ops/s, bytes/s, p50-latency-ns`},
 		"a text figure":   {`{"schema": 2, "trials": [{"ops_per_s": "5 k"}]}`, "run.json: trials.ops_per_s is a string where a float64 belongs"},
 		"a judge's unit":  {edit(func(r *Run) { r.Experiment.Judge = &JudgeInfo{Within: []Tolerance{{"MB/s", 0.1}}} }), `metric "MB/s" is not one of`},
 		"an ID twice":     {edit(func(r *Run) { r.Variants[1].ID = "v01" }), `variant ID "v01" is empty or there twice`},

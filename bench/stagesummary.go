@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"slices"
 
 	"raftlab/bench/stats"
@@ -186,4 +187,40 @@ func (b *blocks) distributions(figure func(histogram, of string) string, names m
 		}
 	}
 	return all
+}
+
+// stageAnswers say what measuring the stages costs each variant, where the windows of
+// all are divided into slices to find out; else nil.
+func stageAnswers(variants []VariantSummary) []Answer {
+	var answers []Answer
+	for i := range variants {
+		v := &variants[i]
+		if v.Variant.Role != RoleMeasured {
+			continue
+		}
+		if slice := v.Variant.Config["stages-slice"]; slice == "" || slice == "0s" {
+			return nil
+		}
+		a := Answer{Where: v.Variant.Params, Metric: "ops/s", Best: []string{}, Sentence: "No valid trial tells what measuring stages costs."}
+		if v.Stages != nil && v.Stages.OnOff.N > 0 {
+			a.Sentence, a.Confidence = describeCost(v.Stages.OnOff), v.Stages.OnOff.Confidence
+		}
+		answers = append(answers, a)
+	}
+	return answers
+}
+
+// describeCost words how much less is done while stages are measured.
+func describeCost(onOff Estimate) string {
+	cost := func(ratio float64) float64 { return 100 * (1 - ratio) }
+	sentence := fmt.Sprintf("Measuring stages costs %.1f %% of throughput", cost(onOff.Center))
+	switch lo, hi := cost(onOff.Hi), cost(onOff.Lo); {
+	case onOff.Confidence == 0:
+		return fmt.Sprintf("%s (%d pairs of slices, too few for an interval).", sentence, onOff.N)
+	case lo <= 0 && hi >= 0:
+		return fmt.Sprintf("Measuring stages costs no more than %.1f %% of throughput, if anything (%.1f to %.1f %% with %.0f %% confidence, %d pairs of slices).",
+			hi, lo, hi, 100*onOff.Confidence, onOff.N)
+	default:
+		return fmt.Sprintf("%s (%.1f to %.1f %% with %.0f %% confidence, %d pairs of slices).", sentence, lo, hi, 100*onOff.Confidence, onOff.N)
+	}
 }

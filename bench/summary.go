@@ -28,6 +28,8 @@ func Summarize(run *Run) Summary {
 	summary.Answers = s.answers(summary.Variants)
 	if special := s.rateAnswers(summary.Knees); special != nil {
 		summary.Answers = special
+	} else if special = stageAnswers(summary.Variants); special != nil {
+		summary.Answers = special
 	}
 	summary.Judgements = s.judgements(summary.Variants)
 	return summary
@@ -47,7 +49,6 @@ type blocks struct {
 
 // Figures beside the metrics.
 const (
-	bytesPerS = "bytes/s"
 	catchUpS  = "catch-up-s"
 	failedOps = "failed-ops"
 )
@@ -74,7 +75,7 @@ func newBlocks(run *Run, v *Variant) *blocks {
 		b.samples += t.Operations
 		l := t.Response["all"]
 		for metric, value := range map[string]float64{
-			"ops/s": t.OpsPerS, bytesPerS: t.BytesPerS,
+			"ops/s": t.OpsPerS, MetricBytes: t.BytesPerS,
 			"p50-latency-ns": float64(l.P50Ns), "p90-latency-ns": float64(l.P90Ns), "p99-latency-ns": float64(l.P99Ns),
 			"p99.9-latency-ns": float64(l.P999Ns), "max-latency-ns": float64(l.MaxNs), meanLatency: l.MeanNs,
 			offeredOps: float64(t.Operations+t.Errors) / t.WindowS,
@@ -131,7 +132,9 @@ func newSummarizer(run *Run) *summarizer {
 	return s
 }
 
-func direction(metric string) stats.Direction { return stats.Direction(metric == "ops/s") }
+func direction(metric string) stats.Direction {
+	return stats.Direction(metric == "ops/s" || metric == MetricBytes)
+}
 
 // metric is what decides about a variant: what the experiment says, or, for
 // MetricAuto, p99 where all of the variant's cell have a rate. Of what is sent by a
@@ -160,7 +163,7 @@ func (s *summarizer) variant(v *Variant) VariantSummary {
 	b := s.blocks[v.ID]
 	sum := VariantSummary{
 		Variant: *v, Trials: b.trials, Viable: b.viable, Problem: b.problem, Samples: b.samples, Errors: b.errors,
-		OpsPerS: b.estimate("ops/s"), BytesPerS: b.estimate(bytesPerS),
+		OpsPerS: b.estimate("ops/s"), BytesPerS: b.estimate(MetricBytes),
 		P50Ns: b.estimate("p50-latency-ns"), P90Ns: b.estimate("p90-latency-ns"), P99Ns: b.estimate("p99-latency-ns"),
 		P999Ns: b.estimate("p99.9-latency-ns"), MaxNs: b.estimate("max-latency-ns"),
 		CatchUpS: b.estimate(catchUpS), Costs: b.costs(), OutageNs: b.estimate(MetricOutage), RecoverNs: b.estimate(MetricRecover),
@@ -329,7 +332,7 @@ func (s *summarizer) answer(candidates []*VariantSummary) Answer {
 	}
 	switch {
 	case len(candidates) == 1:
-		a.Sentence = s.describe(best[0], metric, true) + "."
+		a.Sentence = s.describe(best[0], metric, true) + s.within(best[0], metric) + "."
 	case viable == 1:
 		a.Sentence = s.describe(best[0], metric, true) + " is the only one of " + strconv.Itoa(len(candidates)) + " with a valid trial."
 	case set.Warning != "":
@@ -421,15 +424,37 @@ func (s *summarizer) nameOf(v *VariantSummary) string {
 	return cmp.Or(strings.Join(parts, " "), "the only variant")
 }
 
-// figureOf shows a value of a metric.
+// within is the interval of a variant's figure of a metric.
+func (s *summarizer) within(v *VariantSummary, metric string) string {
+	e := s.blocks[v.Variant.ID].estimate(metric)
+	if e.Confidence == 0 {
+		return "; " + stats.Warning(e.N)
+	}
+	return fmt.Sprintf(": %s to %s with %.0f %% confidence (%d blocks)", amount(metric, e.Lo), amount(metric, e.Hi), 100*e.Confidence, e.N)
+}
+
+// figureOf shows a value of a metric, which it names.
 func figureOf(metric string, value float64) string {
 	switch {
-	case metric == "ops/s":
-		return thousands(value) + " ops/s"
+	case metric == "ops/s", metric == MetricBytes:
+		return amount(metric, value)
 	case isFailed(metric, value):
 		return "no " + quantileOf(metric)
 	}
-	return quantileOf(metric) + " " + round(time.Duration(value)).String()
+	return quantileOf(metric) + " " + amount(metric, value)
+}
+
+// amount shows a value of a metric with its unit.
+func amount(metric string, value float64) string {
+	switch {
+	case metric == "ops/s":
+		return thousands(value) + " ops/s"
+	case metric == MetricBytes:
+		return thousands(value/1e6) + " MB/s"
+	case isFailed(metric, value):
+		return "failed"
+	}
+	return round(time.Duration(value)).String()
 }
 
 // quantileOf is the first word of a metric: p99 of p99-latency-ns.

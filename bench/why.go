@@ -13,8 +13,13 @@ import (
 // compared with or, where nothing does, what those that are best have in common;
 // nothing where the blocks bear nothing out.
 func (s *summarizer) why(a *Answer, cell []*VariantSummary) []string {
-	if len(a.Best) == 0 || a.Metric == MetricOutage || a.Metric == MetricRecover {
+	switch {
+	case len(a.Best) == 0:
+		return nil
+	case a.Metric == MetricOutage, a.Metric == MetricRecover:
 		return nil // of what an event did the averages of a window tell nothing
+	case a.Metric == MetricBytes:
+		return nil // operations of different sizes are not the same work
 	}
 	var best []*VariantSummary
 	for _, id := range a.Best {

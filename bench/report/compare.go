@@ -135,6 +135,8 @@ func compareLine(r *bench.Compared, axis bool) []string {
 		switch {
 		case r.Metric == "ops/s":
 			return count(e.Center)
+		case r.Metric == bench.MetricBytes:
+			return megabytes(e.Center) + " MB/s"
 		case strings.HasSuffix(r.Metric, "-latency-ns"):
 			return response(e.Center)
 		}

@@ -78,6 +78,8 @@ func headlineOf(v *bench.VariantSummary, metric string) string {
 		return s
 	}
 	switch metric {
+	case bench.MetricBytes:
+		e, format = v.BytesPerS, func(x float64) string { return megabytes(x) + " MB/s" }
 	case "p50-latency-ns":
 		e, format = v.P50Ns, response
 	case "p90-latency-ns":

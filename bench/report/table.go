@@ -204,7 +204,8 @@ func (d *Data) comparedBy() string {
 	if metric == bench.MetricAuto {
 		return "throughput, or p99 where a rate is given,"
 	}
-	return strings.TrimSuffix(strings.Replace(metric, "ops/s", "throughput", 1), "-latency-ns")
+	metric = strings.Replace(metric, "ops/s", "throughput", 1)
+	return strings.TrimSuffix(strings.Replace(metric, bench.MetricBytes, "bytes a second", 1), "-latency-ns")
 }
 
 // joins tells whether a node caught up in any window.

@@ -73,7 +73,7 @@ func TestCompare(t *testing.T) {
 		{a + " " + b + " --by server-bin", 2, "", "--by is for one run"},
 		{worse + " " + none, 2, "", "runs cccc (made) and eeee (made) have no variant in common"},
 		{a + " nothing", 2, "", `no run "nothing"`},
-		{a + " " + b + " --metric p98", 2, "", `metric "p98" is not one of ops/s, p50-latency-ns`},
+		{a + " " + b + " --metric p98", 2, "", `metric "p98" is not one of ops/s, bytes/s, p50-latency-ns`},
 		{a + " " + b + " --max-regression lots", 2, "", `max-regression "lots" is not a share from 0 to below 1, such as 5% or 0.05`},
 		{a + " " + b + " --max-regression 100%", 2, "", "max-regression"},
 		{"", 2, "", "accepts between 1 and 2 arg(s)"},
