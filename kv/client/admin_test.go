@@ -65,7 +65,7 @@ func TestAdministrationRetries(t *testing.T) {
 		t.Errorf("refused: %v", err)
 	}
 	node.Script(clienttest.Init, clienttest.Step{Delay: time.Minute})
-	if _, err := c.Init(within(t, 50*time.Millisecond), ""); !errors.Is(err, context.DeadlineExceeded) || client.Applied(err) != unknown {
+	if _, err := c.Init(within(t, soon), ""); !errors.Is(err, context.DeadlineExceeded) || client.Applied(err) != unknown {
 		t.Errorf("cut short: %v", err)
 	}
 	// A node that does not answer has said enough.

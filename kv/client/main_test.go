@@ -48,6 +48,10 @@ func openConfig(tb testing.TB, cfg client.Config) *client.Client {
 	return c
 }
 
+// soon is when a call is given up that waits for what does not come, and before
+// which whatever else it does is done on any machine.
+const soon = time.Second
+
 // within gives a test that should not hang a time after which it fails.
 func within(tb testing.TB, d time.Duration) context.Context {
 	tb.Helper()

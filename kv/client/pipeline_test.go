@@ -192,7 +192,7 @@ func TestPipelineMissingAnswer(t *testing.T) {
 		return send(resp)
 	}
 	p := openPipeline(t, open(t, cluster))
-	results, err := p.Do(within(t, 200*time.Millisecond), []*kvv1.Operation{put("a", "1"), put("b", "1"), get("c")})
+	results, err := p.Do(within(t, soon), []*kvv1.Operation{put("a", "1"), put("b", "1"), get("c")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func TestPipelineLateAnswerIsDropped(t *testing.T) {
 		return send(answer(req))
 	}
 	p := openPipeline(t, open(t, cluster))
-	_, err := p.Do(within(t, 50*time.Millisecond), []*kvv1.Operation{put("late", "1"), put("late", "2")})
+	_, err := p.Do(within(t, soon), []*kvv1.Operation{put("late", "1"), put("late", "2")})
 	close(release)
 	if !errors.Is(err, context.DeadlineExceeded) || client.Applied(err) != unknown {
 		t.Fatalf("%v, applied %v", err, client.Applied(err))
@@ -434,7 +434,7 @@ func TestPipelineStuckServer(t *testing.T) {
 	var sent, kept atomic.Int64
 	for i := range 16 {
 		callers.Go(func() {
-			_, err := p.Do(within(t, 300*time.Millisecond), []*kvv1.Operation{put(fmt.Sprint(i), value)})
+			_, err := p.Do(within(t, soon), []*kvv1.Operation{put(fmt.Sprint(i), value)})
 			switch client.Applied(err) {
 			case unknown:
 				sent.Add(1)

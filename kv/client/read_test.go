@@ -109,11 +109,13 @@ func TestSpreadReadsSkipANodeThatIsDown(t *testing.T) {
 	// One that says itself that it can't answer is left out too.
 	before := cluster.Node(3).Calls(clienttest.Get)
 	cluster.Node(3).Script(clienttest.Get, clienttest.Step{Err: clienttest.Refusal(codes.Unavailable, "no leader")})
+	began := time.Now()
 	for range 12 {
 		read()
 	}
-	if n := cluster.Node(3).Calls(clienttest.Get) - before; n != 1 {
-		t.Errorf("a node without a leader was asked %d times", n)
+	// It is left out for a second.
+	if n := cluster.Node(3).Calls(clienttest.Get) - before; n < 1 || n > 1+int(time.Since(began)/time.Second) {
+		t.Errorf("a node without a leader was asked %d times in %v", n, time.Since(began))
 	}
 }
 
