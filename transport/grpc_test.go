@@ -301,7 +301,7 @@ func TestSendNeverBlocks(t *testing.T) {
 	for i := range 200000 {
 		a.transport.Send([]*pb.Message{appendMessage(uint64(i), 1000), heartbeat(1, 2)})
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > time.Minute { // 0.3 ms each: one that blocks takes longer
 		t.Errorf("took %v", took)
 	}
 	s := a.stat()

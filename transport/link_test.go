@@ -469,10 +469,10 @@ func TestReorderedFragments(t *testing.T) {
 // A link's rate is that of the wire: what compresses well fits it more often.
 func TestRateOfCompressed(t *testing.T) {
 	eachKind(t, func(t *testing.T, cfg Config) {
-		cfg.Compression, cfg.ChunkSize, cfg.Faults = CompressionS2, 64<<10, Faults{Rate: 1_000_000}
+		cfg.Compression, cfg.ChunkSize, cfg.Faults = CompressionS2, 64<<10, Faults{Rate: 100_000}
 		a, b := pair(t, cfg)
 		b.keep = false
-		const count, size = 40, 100_000 // 4 s as it is
+		const count, size = 40, 100_000 // 40 s as it is
 		began := time.Now()
 		for i := range count {
 			m := appendMessage(uint64(i), 0)
@@ -480,7 +480,7 @@ func TestRateOfCompressed(t *testing.T) {
 			a.transport.Send([]*pb.Message{m})
 		}
 		b.await(t, "appends", func() bool { return b.steps == count })
-		if took := time.Since(began); took > 3*time.Second {
+		if took := time.Since(began); took > 20*time.Second {
 			t.Errorf("%d bytes of zeros took %v", count*size, took)
 		}
 	})
