@@ -102,6 +102,7 @@ func startReplicas(tb testing.TB, count int, change func(*Config)) (*network, []
 func (n *network) start(tb testing.TB, id uint64, change func(*Config)) *Replica {
 	tb.Helper()
 	cfg := testConfig(id)
+	cfg.Tick = 50 * time.Millisecond // no election because a busy machine is slow
 	cfg.Send = func(ms []*raftpb.Message) { n.send(id, ms) }
 	if change != nil {
 		change(&cfg)
