@@ -47,11 +47,13 @@ func (d *Data) profiled() []bench.Variant {
 
 // layersSeen are the layers of these variants' processes that took any time.
 func (d *Data) layersSeen(variants []bench.Variant, pick func(process string) bool) []bench.LayerInfo {
-	return slices.DeleteFunc(bench.Layers(), func(l bench.LayerInfo) bool {
-		return !slices.ContainsFunc(variants, func(v bench.Variant) bool {
-			return cpuOf(d.profileTrial(v.ID), pick).byLayer[l.Layer].N > 0
-		})
-	})
+	seen := map[bench.Layer]bool{}
+	for _, v := range variants {
+		for layer, e := range cpuOf(d.profileTrial(v.ID), pick).byLayer {
+			seen[layer] = seen[layer] || e.N > 0
+		}
+	}
+	return slices.DeleteFunc(bench.Layers(), func(l bench.LayerInfo) bool { return !seen[l.Layer] })
 }
 
 // cpuTable has the CPU time an operation of these variants: by layer all nodes

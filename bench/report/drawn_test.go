@@ -20,9 +20,9 @@ import (
 // ticks of its axis, by the browser's own geometry, is the median of the trials'
 // figures as the file has them.
 func TestChromiumDrawsTheRun(t *testing.T) {
-	for name, fixture := range map[string]func(uint64) (*Data, *maker){"quick": quickLike, "chunk-size": chunkLike} {
+	for name, fixture := range map[string]func() (*Data, *maker){"quick": quickLike, "chunk-size": chunkLike} {
 		t.Run(name, func(t *testing.T) {
-			made, _ := fixture(3)
+			made, _ := fixture()
 			dir := t.TempDir()
 			raw, err := json.Marshal(made.Run)
 			if err != nil {

@@ -15,7 +15,7 @@ import (
 // What is shown in depth are the best of each answer with their baselines, the
 // most important first, and never too many.
 func TestChosen(t *testing.T) {
-	d, _ := chunkLike(2)
+	d, _ := chunkLike()
 	if got, want := d.chosen(), []string{"v06", "v02", "v20", "v13", "v09", "v10"}; !slices.Equal(got, want) {
 		t.Errorf("chosen %v, want %v", got, want)
 	}
@@ -25,13 +25,10 @@ func TestChosen(t *testing.T) {
 	}
 }
 
-// What Load reads is what the run's own data says.
-func TestLoadExplains(t *testing.T) {
-	want, m := chunkLike(4)
-	d, err := Load(m.write(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+// loadExplains checks that what Load reads beside run.json is what the run's own
+// data says.
+func loadExplains(t *testing.T, want, d *Data) {
+	t.Helper()
 	// Answers of the made run are made up too; those of Load are computed.
 	d.Summary.Answers = want.Summary.Answers
 	for _, id := range d.chosen() {
@@ -50,7 +47,7 @@ func TestLoadExplains(t *testing.T) {
 
 // Layers add up to their process, processes to the variant.
 func TestCPUAddsUp(t *testing.T) {
-	d, _ := quickLike(1)
+	d, _ := quickLike()
 	for _, v := range d.profiled() {
 		trial := d.profileTrial(v.ID)
 		sum := 0.0
@@ -68,7 +65,7 @@ func TestCPUAddsUp(t *testing.T) {
 }
 
 func TestNothingProfiledNothingShown(t *testing.T) {
-	d, _ := quickLike(1)
+	d, _ := quickLike()
 	d.Stacks, d.Heat, d.Usage = nil, nil, nil
 	for i := range d.Run.Trials {
 		d.Run.Trials[i].CPU = nil

@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -223,9 +225,80 @@ func estimate(v []float64) bench.Estimate {
 	return e
 }
 
-// quickLike has the axes of the experiment quick.
-func quickLike(seed uint64) (*Data, *maker) {
-	m := newMaker(seed, bench.ExperimentInfo{
+// quickLike and chunkLike return a run and its maker. To make one takes seconds
+// with the race detector, so that is done once; each caller has a copy to change.
+var (
+	quickLike = copied(makeQuick)
+	chunkLike = copied(makeChunk)
+)
+
+func copied(makeOne func() (*Data, *maker)) func() (*Data, *maker) {
+	once := sync.OnceValues(makeOne)
+	return func() (*Data, *maker) {
+		d, m := once()
+		data, maker := deepCopy(reflect.ValueOf(d), map[uintptr]reflect.Value{}).Interface().(*Data), *m
+		maker.run = data.Run
+		return data, &maker
+	}
+}
+
+// deepCopy copies what exported fields lead to; copied holds the maps that were,
+// as variants share theirs with their summaries.
+func deepCopy(v reflect.Value, copied map[uintptr]reflect.Value) reflect.Value {
+	out := reflect.New(v.Type()).Elem()
+	out.Set(v)
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			out.Set(reflect.New(v.Type().Elem()))
+			out.Elem().Set(deepCopy(v.Elem(), copied))
+		}
+	case reflect.Slice:
+		if !v.IsNil() {
+			out.Set(reflect.MakeSlice(v.Type(), v.Len(), v.Len()))
+			for i := range v.Len() {
+				out.Index(i).Set(deepCopy(v.Index(i), copied))
+			}
+		}
+	case reflect.Map:
+		if one, ok := copied[v.Pointer()]; ok {
+			return one
+		}
+		if !v.IsNil() {
+			out.Set(reflect.MakeMapWithSize(v.Type(), v.Len()))
+			copied[v.Pointer()] = out
+			for key, value := range v.Seq2() {
+				out.SetMapIndex(key, deepCopy(value, copied))
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				out.Field(i).Set(deepCopy(v.Field(i), copied))
+			}
+		}
+	default: // it holds no reference
+	}
+	return out
+}
+
+// pageOf is the HTML of a run as it was made.
+func pageOf(like func() (*Data, *maker)) func() string {
+	return sync.OnceValue(func() string {
+		d, _ := like()
+		var b strings.Builder
+		if err := d.HTML(&b); err != nil {
+			panic(err)
+		}
+		return b.String()
+	})
+}
+
+var quickPage, chunkPage = pageOf(quickLike), pageOf(chunkLike)
+
+// makeQuick has the axes of the experiment quick.
+func makeQuick() (*Data, *maker) {
+	m := newMaker(1, bench.ExperimentInfo{
 		Name: "quick", Question: "How many operations a second does a three-node cluster commit, by topology and concurrency, and what share of the bare gRPC ceiling is that?",
 		Axes: []string{"topology", "target", "op", "clients", "ops-per-message"}, AnswerBy: []string{"topology", "op"}, Metric: "ops/s",
 		Blocks: 4, WarmupS: 0.15, MeasureS: 0.4, Source: "name: quick\nfixed: {nodes: 3, value-size: 256, keys: 1000}\n",
@@ -308,10 +381,10 @@ func quickLike(seed uint64) (*Data, *maker) {
 	return d, m
 }
 
-// chunkLike has the axes of the experiment chunk-size: arms with knobs of their
+// makeChunk has the axes of the experiment chunk-size: arms with knobs of their
 // own, two links with an answer each, and one arm that cannot do the work.
-func chunkLike(seed uint64) (*Data, *maker) {
-	m := newMaker(seed, bench.ExperimentInfo{
+func makeChunk() (*Data, *maker) {
+	m := newMaker(2, bench.ExperimentInfo{
 		Name: "chunk-size", Question: "Which chunking strategy and size replicates 1 MiB values fastest under a 4 MiB message limit, on loopback and on a slower link?",
 		Axes: []string{"link-delay", "link-rate", "chunking", "chunk-size", "chunk-count"}, AnswerBy: []string{"link-delay", "link-rate"}, Metric: "ops/s",
 		Blocks: 4, WarmupS: 0.2, MeasureS: 2, Source: "name: chunk-size\nanswer-by: [link-delay, link-rate]\n",
@@ -369,6 +442,10 @@ func (m *maker) write(t *testing.T) string {
 	dir := t.TempDir()
 	for id, hists := range m.hists {
 		for b, h := range hists {
+			recorded := func(t bench.Trial) bool { return t.Variant == id && t.Block == b+1 }
+			if !slices.ContainsFunc(m.run.Trials, recorded) {
+				continue
+			}
 			f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-b%d.hlog", id, b+1)))
 			if err != nil {
 				t.Fatal(err)

@@ -190,7 +190,7 @@ func TestTopFunctions(t *testing.T) {
 }
 
 func TestPprofLines(t *testing.T) {
-	d, _ := chunkLike(2)
+	d, _ := chunkLike()
 	s := d.flames()
 	if len(s.Graphs) < 2 || !s.Differs {
 		t.Fatalf("%d graphs, differences: %t", len(s.Graphs), s.Differs)
@@ -206,7 +206,6 @@ func TestPprofLines(t *testing.T) {
 
 // A browser reaches every box by keys, looks into one, and comes back.
 func TestChromiumFlames(t *testing.T) {
-	d, _ := chunkLike(2)
 	probe := `<script>
 addEventListener("load", () => {
   const svg = document.querySelector("svg.flame");
@@ -232,7 +231,7 @@ addEventListener("load", () => {
   out.back = shown() === svg.querySelectorAll("g").length;
 });
 </script>`
-	out := browse(t, strings.Replace(render(t, d.HTML), "<body>", "<body>"+probe, 1), "1400,2000")
+	out := browse(t, strings.Replace(chunkPage(), "<body>", "<body>"+probe, 1), "1400,2000")
 	body := regexp.MustCompile(`<body[^>]*>`).FindString(out)
 	for _, want := range []string{
 		`data-stops="1"`, `data-all="true"`, `data-first="all"`, `data-child="generator"`, `data-beside="node`, fmt.Sprintf(`data-wide="%g"`, flameWidth),

@@ -104,12 +104,18 @@ func readMoments(root *os.Root, name string) ([]moment, error) {
 func newHeat(moments []moment) (Heat, bool) {
 	heat := Heat{}
 	lowest, highest, shortest := math.Inf(1), 0.0, math.Inf(1)
-	for _, m := range moments {
-		if m.h.TotalCount() == 0 || m.lengthS <= 0 {
+	counted := make([][]hdrhistogram.Bar, len(moments))
+	for i, m := range moments {
+		for _, b := range m.h.Distribution() {
+			if b.Count > 0 { // hardly any, so they are kept without the rest
+				counted[i] = append(counted[i], b)
+			}
+		}
+		if len(counted[i]) == 0 || m.lengthS <= 0 {
 			continue
 		}
-		lowest = min(lowest, float64(max(m.h.Min(), 1)))
-		highest = max(highest, float64(m.h.Max()))
+		lowest = min(lowest, float64(max(counted[i][0].From, 1)))
+		highest = max(highest, float64(counted[i][len(counted[i])-1].To))
 		// The last interval of a window may be a stub.
 		heat.WindowS = max(heat.WindowS, m.offsetS+m.lengthS)
 	}
@@ -130,13 +136,11 @@ func newHeat(moments []moment) (Heat, bool) {
 	for i := range heat.Counts {
 		heat.Counts[i] = make([]int64, rows)
 	}
-	for _, m := range moments {
+	for i, m := range moments {
 		column := int((m.offsetS + m.lengthS/2) / heat.WindowS * float64(columns))
 		counts := heat.Counts[min(max(column, 0), columns-1)]
-		for _, b := range m.h.Distribution() {
-			if b.Count > 0 {
-				counts[min(max(row(float64(max(b.From, 1)))-bottom, 0), rows-1)] += b.Count
-			}
+		for _, b := range counted[i] {
+			counts[min(max(row(float64(max(b.From, 1)))-bottom, 0), rows-1)] += b.Count
 		}
 	}
 	return heat, true

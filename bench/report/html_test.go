@@ -88,15 +88,12 @@ func loads(t *testing.T, page string) []string {
 }
 
 func TestHTMLLoadsNothing(t *testing.T) {
-	quick, _ := quickLike(1)
-	chunk, _ := chunkLike(2)
-	for _, d := range []*Data{quick, chunk, hostile(t)} {
-		page := render(t, d.HTML)
+	for name, page := range map[string]string{"quick": quickPage(), "chunk-size": chunkPage(), "hostile": render(t, hostile(t).HTML)} {
 		if found := loads(t, page); len(found) > 0 {
-			t.Errorf("%s: the page is not self-contained: %q", d.Run.Experiment.Name, found)
+			t.Errorf("%s: the page is not self-contained: %q", name, found)
 		}
 		if len(page) > 2<<20 {
-			t.Errorf("%s: %d bytes", d.Run.Experiment.Name, len(page))
+			t.Errorf("%s: %d bytes", name, len(page))
 		}
 	}
 }
@@ -119,7 +116,7 @@ const attack = `"><script>alert(1)</script><img src=x onerror=alert(2)>'` + "`{{
 // hostile is a run whose every name tries to become code.
 func hostile(t *testing.T) *Data {
 	t.Helper()
-	d, _ := chunkLike(9)
+	d, _ := chunkLike()
 	r := d.Run
 	r.ID, r.Experiment.Name, r.Experiment.Question, r.Experiment.Source = attack, attack, attack, attack
 	r.Command, r.Warnings, r.Environment.CPU = []string{attack}, []string{attack}, attack
@@ -180,8 +177,8 @@ func TestHostileNames(t *testing.T) {
 }
 
 func TestHTMLStructure(t *testing.T) {
-	d, _ := quickLike(1)
-	page := render(t, d.HTML)
+	d, _ := quickLike()
+	page := quickPage()
 	ids, refs := map[string]bool{}, []string{}
 	var svgs, figures, rows int
 	parse(t, page, func(n *html.Node) {
@@ -252,8 +249,8 @@ func TestHTMLStructure(t *testing.T) {
 
 // Labels of one axis must not run into each other, nor out of the picture.
 func TestLabelsKeepApart(t *testing.T) {
-	quick, _ := quickLike(1)
-	chunk, _ := chunkLike(2)
+	quick, _ := quickLike()
+	chunk, _ := chunkLike()
 	const perRune = 6.6 // pixels of an 11 px figure, generously
 	for _, d := range []*Data{quick, chunk} {
 		c := newChart(d)
@@ -285,7 +282,7 @@ func TestLabelsKeepApart(t *testing.T) {
 }
 
 func TestSpectrumGreysWhatSamplesDoNotCarry(t *testing.T) {
-	d, _ := chunkLike(3)
+	d, _ := chunkLike()
 	for i, cv := range newChart(d).spectrum().Curves {
 		n := float64(d.Spectra[i].Count)
 		if cv.Solid == "" || cv.Thin == "" {
@@ -298,7 +295,7 @@ func TestSpectrumGreysWhatSamplesDoNotCarry(t *testing.T) {
 }
 
 func TestClosedLoopIsLabelled(t *testing.T) {
-	d, _ := quickLike(1)
+	d, _ := quickLike()
 	if d.closedLoop() == "" {
 		t.Error("a closed loop is not labelled")
 	}
@@ -312,8 +309,8 @@ func TestClosedLoopIsLabelled(t *testing.T) {
 
 func TestIndex(t *testing.T) {
 	base := t.TempDir()
-	quick, _ := quickLike(1)
-	chunk, _ := chunkLike(2)
+	quick, _ := quickLike()
+	chunk, _ := chunkLike()
 	quick.Dir, chunk.Dir = filepath.Join(base, "a quick"), filepath.Join(base, "chunk")
 	chunk.Run.Complete = false
 	var b strings.Builder
@@ -365,8 +362,7 @@ func browse(t *testing.T, page, window string) string {
 // A real browser opens the page: the script runs without an error and does its
 // two jobs.
 func TestChromium(t *testing.T) {
-	d, _ := quickLike(1)
-	page := render(t, d.HTML)
+	d, _ := quickLike()
 	// Errors and what clicks did become attributes that --dump-dom shows.
 	probe := `<script>
 document.body.dataset.error = "";
@@ -383,8 +379,7 @@ addEventListener("load", () => {
   document.body.dataset.requests = performance.getEntriesByType("resource").length;
 });
 </script>`
-	page = strings.Replace(page, "<body>", "<body>"+probe, 1)
-	out := browse(t, page, "1400,2000")
+	out := browse(t, strings.Replace(quickPage(), "<body>", "<body>"+probe, 1), "1400,2000")
 	body := regexp.MustCompile(`<body[^>]*>`).FindString(out)
 	best := slices.MaxFunc(d.Summary.Variants, func(a, b bench.VariantSummary) int { return int(a.OpsPerS.Center - b.OpsPerS.Center) })
 	for _, want := range []string{
@@ -403,12 +398,11 @@ addEventListener("load", () => {
 
 // On a phone nothing but what scrolls by itself is wider than the screen.
 func TestChromiumNarrow(t *testing.T) {
-	d, _ := chunkLike(2)
 	probe := `<script>addEventListener("load", () => {
   document.body.dataset.wide = document.documentElement.scrollWidth > innerWidth;
   document.body.dataset.narrow = innerWidth <= 500;
 });</script>`
-	body := regexp.MustCompile(`<body[^>]*>`).FindString(browse(t, strings.Replace(render(t, d.HTML), "<body>", "<body>"+probe, 1), "500,900"))
+	body := regexp.MustCompile(`<body[^>]*>`).FindString(browse(t, strings.Replace(chunkPage(), "<body>", "<body>"+probe, 1), "500,900"))
 	if !strings.Contains(body, `data-wide="false"`) || !strings.Contains(body, `data-narrow="true"`) {
 		t.Errorf("the page is wider than its window: %s", body)
 	}

@@ -30,8 +30,8 @@ func product(axes map[string][]string, order ...string) []bench.Variant {
 }
 
 func TestChooseLayout(t *testing.T) {
-	quick, _ := quickLike(1)
-	chunk, _ := chunkLike(1)
+	quick, _ := quickLike()
+	chunk, _ := chunkLike()
 	sizes := map[string][]string{"value-size": {"64KiB", "1MiB", "4MiB"}, "transport": {"unary", "stream"}, "link-delay": {"0s", "1ms"}}
 	arms := []bench.Variant{
 		{Params: map[string]string{"chunking": "raft", "append-size": "64KiB"}},

@@ -29,8 +29,8 @@ func render(t *testing.T, f func(io.Writer) error) string {
 }
 
 func TestGolden(t *testing.T) {
-	quick, _ := quickLike(1)
-	chunk, _ := chunkLike(2)
+	quick, _ := quickLike()
+	chunk, _ := chunkLike()
 	for _, d := range []*Data{quick, chunk} {
 		for form, f := range map[string]func(io.Writer) error{"txt": d.Text, "md": d.Markdown, "csv": d.CSV} {
 			name := d.Run.Experiment.Name + "." + form
@@ -55,7 +55,7 @@ func TestGolden(t *testing.T) {
 }
 
 func TestTextAnswersFirst(t *testing.T) {
-	d, _ := chunkLike(2)
+	d, _ := chunkLike()
 	out := render(t, d.Text)
 	answer, table := strings.Index(out, d.Summary.Answers[0].Sentence), strings.Index(out, "ops/s")
 	if answer < 0 || table < 0 || answer > table {
@@ -64,7 +64,7 @@ func TestTextAnswersFirst(t *testing.T) {
 }
 
 func TestCSVHasEveryVariant(t *testing.T) {
-	d, _ := quickLike(3)
+	d, _ := quickLike()
 	lines, err := csv.NewReader(strings.NewReader(render(t, d.CSV))).ReadAll()
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +75,7 @@ func TestCSVHasEveryVariant(t *testing.T) {
 }
 
 func TestLoad(t *testing.T) {
-	want, m := chunkLike(4)
+	want, m := chunkLike()
 	dir := m.write(t)
 	d, err := Load(dir)
 	if err != nil {
@@ -97,10 +97,11 @@ func TestLoad(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", name, len(b), err)
 		}
 	}
+	loadExplains(t, want, d)
 }
 
 func TestLoadIncomplete(t *testing.T) {
-	_, m := chunkLike(5)
+	_, m := chunkLike()
 	m.run.Complete = false
 	m.run.Trials = m.run.Trials[:30]
 	m.run.TrialsCompleted = 30
@@ -170,7 +171,7 @@ func TestEmptyRuns(t *testing.T) {
 }
 
 func TestThinPercentilesAreMarked(t *testing.T) {
-	d, _ := chunkLike(6) // some hundred operations a trial: p99 needs a thousand
+	d, _ := chunkLike() // some hundred operations a trial: p99 needs a thousand
 	for _, r := range newTable(d).Rows {
 		if r.Problem != "" {
 			continue
@@ -187,7 +188,7 @@ func TestThinPercentilesAreMarked(t *testing.T) {
 }
 
 func TestNothingIsBestWhereNothingIsConcluded(t *testing.T) {
-	d, _ := chunkLike(8)
+	d, _ := chunkLike()
 	for i := range d.Summary.Answers {
 		a := &d.Summary.Answers[i]
 		a.Confidence = 0
@@ -204,7 +205,7 @@ func TestNothingIsBestWhereNothingIsConcluded(t *testing.T) {
 }
 
 func TestCeilingBelowIsWarnedOf(t *testing.T) {
-	d, _ := quickLike(1)
+	d, _ := quickLike()
 	if s := strings.Join(d.warnings(), "\n"); strings.Contains(s, "ceiling") {
 		t.Errorf("warned without reason: %s", s)
 	}
@@ -215,7 +216,7 @@ func TestCeilingBelowIsWarnedOf(t *testing.T) {
 }
 
 func TestTextIsSafeToPrint(t *testing.T) {
-	d, _ := chunkLike(7)
+	d, _ := chunkLike()
 	d.Run.Experiment.Question = "clear \x1b[2J and \u009b31m \r\n lines"
 	d.Run.Variants[0].Params["chunking"] = "a|b\x07`*<script>"
 	for _, f := range []func(io.Writer) error{d.Text, d.Markdown} {
@@ -266,7 +267,7 @@ func TestReferenceRun(t *testing.T) {
 }
 
 func TestJudgements(t *testing.T) {
-	d, _ := quickLike(1)
+	d, _ := quickLike()
 	if s := render(t, d.HTML) + render(t, d.Text); strings.Contains(s, "are judged") {
 		t.Error("nothing was to be judged")
 	}

@@ -55,7 +55,7 @@ func pixels(t *testing.T, s string) float64 {
 // Each bar begins where the one before ended, what goes on meanwhile lies within
 // commit, and the lengths are those of the summary to the charts' common scale.
 func TestWaterfall(t *testing.T) {
-	d, _ := chunkLike(2)
+	d, _ := chunkLike()
 	falls := d.waterfalls()
 	if len(falls) < 3 || len(falls) > mostWaterfalls {
 		t.Fatalf("%d waterfalls", len(falls))
@@ -120,7 +120,7 @@ func TestWaterfall(t *testing.T) {
 
 // Tables have what the charts leave out: every variant that tells of stages.
 func TestStageTables(t *testing.T) {
-	d, _ := chunkLike(2)
+	d, _ := chunkLike()
 	d.Summary.Variants[0].Stages = &bench.StageSummary{Void: 2}
 	s := d.stages()
 	if len(s.Tables) != 5 {
@@ -156,7 +156,7 @@ func TestStageTables(t *testing.T) {
 // What the stages leave out is a difference, and negative when percentiles are of
 // different writes.
 func TestNegativeOutside(t *testing.T) {
-	d, _ := chunkLike(2)
+	d, _ := chunkLike()
 	v := d.staged()[0]
 	for i := range v.Stages.Writes {
 		if w := &v.Stages.Writes[i]; w.Stage == bench.StageOutside {
@@ -174,7 +174,7 @@ func TestNegativeOutside(t *testing.T) {
 
 // The answer's reason stands below it in every form.
 func TestWhyIsShown(t *testing.T) {
-	d, _ := chunkLike(2)
+	d, _ := chunkLike()
 	d.Summary.Answers[1].Why = []string{"Stages: most is lost <here>."}
 	if out := render(t, d.Text); !strings.Contains(out, "\n    Stages: most is lost <here>.\n") {
 		t.Error("not in the text")

@@ -20,7 +20,7 @@ func viewed(t *testing.T) (run *bench.Run, get func(path string, host ...string)
 	t.Helper()
 	outer := t.TempDir()
 	root := filepath.Join(outer, "profiles")
-	d, _ := chunkLike(1)
+	d, _ := chunkLike()
 	raw, err := json.Marshal(d.Run)
 	if err != nil {
 		t.Fatal(err)
