@@ -30,7 +30,11 @@ type Comparison struct {
 	OnlyB []string `json:"only_b"`
 	// Warnings say what else is different, and what was wrong with the runs.
 	Warnings []string `json:"warnings"`
-	Gate     Gate     `json:"gate"`
+	// Violations are all of B's, by trial: writes that it acknowledged and lost, or
+	// histories that are not linearizable. With any, B is a regression, whatever its
+	// figures are.
+	Violations []string `json:"violations,omitempty"`
+	Gate       Gate     `json:"gate"`
 }
 
 // Compared is a figure of one variant on both sides.
@@ -62,7 +66,7 @@ type Gate string
 const (
 	// GatePassed: a loss beyond MaxRegression is ruled out.
 	GatePassed Gate = "passed"
-	// GateRegression: B is surely worse, by more than the margin.
+	// GateRegression: B is surely worse, by more than the margin, or has violations.
 	GateRegression Gate = "regression"
 	// GateInconclusive: neither is sure.
 	GateInconclusive Gate = "inconclusive"
@@ -112,6 +116,7 @@ func CompareRuns(a, b *Run, o CompareOptions) (*Comparison, error) {
 		return nil, usagef("runs %s (%s) and %s (%s) have no variant in common", a.ID, a.Experiment.Name, b.ID, b.Experiment.Name)
 	}
 	c.out.Warnings = append(differences(a, b), c.configs()...)
+	c.out.Violations = b.Violations()
 	return c.compare()
 }
 
@@ -170,6 +175,12 @@ func CompareAxis(run *Run, o CompareOptions) (*Comparison, error) {
 	if len(c.pairs) == 0 {
 		return nil, usagef("run %s has no two variants that differ in %s only", run.ID, axis)
 	}
+	c.out.Violations = run.violationsOf(func(id string) bool {
+		return slices.ContainsFunc(run.Variants, func(v Variant) bool {
+			value, ok := v.Params[axis]
+			return v.ID == id && ok && value != first
+		})
+	})
 	return c.compare()
 }
 
@@ -255,6 +266,9 @@ func (c *comparer) compare() (*Comparison, error) {
 		case row.Gate == GateInconclusive && c.out.Gate == GatePassed:
 			c.out.Gate = GateInconclusive
 		}
+	}
+	if len(c.out.Violations) > 0 {
+		c.out.Gate = GateRegression
 	}
 	return c.out, nil
 }

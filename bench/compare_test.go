@@ -103,6 +103,39 @@ func TestCompareRuns(t *testing.T) {
 	}
 }
 
+// A build that lost a write in one block is a regression, as good as its others are,
+// and wherever in the run it was.
+func TestCompareViolations(t *testing.T) {
+	figures := map[string][]float64{"clients=1": quiet, "clients=2": quiet}
+	for name, kind := range map[string]string{"measured": TrialMeasured, "profile": TrialProfile} {
+		b := arms("b", figures)
+		b.Trials = append(b.Trials, Trial{Variant: "v02", Kind: kind, Block: 7, Violations: []string{"key 7 has mod revision 1, acknowledged was 2"}})
+		c, err := CompareRuns(arms("a", figures), b, CompareOptions{MaxRegression: 0.05})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Gate != GateRegression || len(c.Violations) != 1 || c.Rows[0].Gate != GatePassed {
+			t.Errorf("%s: gate %s, %q", name, c.Gate, c.Violations)
+		}
+		// What A did wrong is no fault of B, but is said.
+		if c, err = CompareRuns(b, arms("a", figures), CompareOptions{MaxRegression: 0.05}); err != nil {
+			t.Fatal(err)
+		}
+		if want := "the first run has 1 violations: what clients were told does not hold"; c.Gate != GatePassed || len(c.Violations) > 0 || !slices.Contains(c.Warnings, want) {
+			t.Errorf("%s in A: gate %s, %q, warnings %q", name, c.Gate, c.Violations, c.Warnings)
+		}
+		for variant, want := range map[string]Gate{"v01": GatePassed, "v02": GateRegression} {
+			b.Trials[len(b.Trials)-1].Variant = variant
+			if c, err = CompareAxis(b, CompareOptions{MaxRegression: 0.05}); err != nil {
+				t.Fatal(err)
+			}
+			if c.Gate != want {
+				t.Errorf("%s in one run, of %s: gate %s", name, variant, c.Gate)
+			}
+		}
+	}
+}
+
 // TestCompareIsSimultaneous: the more is compared, the surer each has to be.
 func TestCompareIsSimultaneous(t *testing.T) {
 	many := map[string][]float64{}

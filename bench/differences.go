@@ -39,6 +39,9 @@ func own(name string, run *Run) []string {
 	if !run.Complete {
 		out = append(out, fmt.Sprintf("%s is incomplete: %d of %d trials", name, run.TrialsCompleted, run.TrialsPlanned))
 	}
+	if n := len(run.Violations()); n > 0 {
+		out = append(out, fmt.Sprintf("%s has %d violations: what clients were told does not hold", name, n))
+	}
 	for _, w := range run.Warnings {
 		out = append(out, name+": "+w)
 	}

@@ -132,20 +132,18 @@ func (e *events) miss(step int) {
 	e.missed = append(e.missed, strconv.Quote(e.plan[step].String()))
 }
 
-// audit makes a measured trial invalid whose plan was not done in its window; in
-// the profile block, whose window is another, that is no problem. Call it after
-// done.
+// audit makes a trial invalid whose plan failed, and a measured one whose plan was
+// not done in its window; in the profile block, whose window is another, that is no
+// problem. Call it after done.
 func (e *events) audit(t *Trial) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.missed) == 0 || t.Kind == TrialProfile {
-		return
+	switch {
+	case e.err != nil:
+		t.distrust(e.err.Error())
+	case len(e.missed) > 0 && t.Kind != TrialProfile:
+		t.distrust(fmt.Sprintf("events %s not done before the window was over", joinWords(e.missed)))
 	}
-	problem := fmt.Sprintf("events %s not done before the window was over", joinWords(e.missed))
-	if t.Problem != "" {
-		problem = t.Problem + "; " + problem
-	}
-	t.distrust(problem)
 }
 
 // note keeps what happened; do is empty for what followed from something else.

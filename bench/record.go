@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"time"
 
 	"raftlab/bench/load"
@@ -187,10 +188,12 @@ type Trial struct {
 
 	// AckedKeys had an operation acknowledged, warm-up and drain included; VerifiedKeys
 	// of them were read back after the window, all unless there was no time, and each
-	// one's mod revision was at least the highest acknowledged. Histories are what
-	// --verify found; nil without it. Violations tell what was found wrong by either.
+	// one's mod revision was at least the highest acknowledged. Unverified says why
+	// they could not be read. Histories are what --verify found; nil without it.
+	// Violations tell what was found wrong by either.
 	AckedKeys    int           `json:"acked_keys"`
 	VerifiedKeys int           `json:"verified_keys"`
+	Unverified   string        `json:"unverified,omitempty"`
 	Histories    *HistoryCheck `json:"histories,omitempty"`
 	Violations   []string      `json:"violations,omitempty"`
 
@@ -213,6 +216,33 @@ type Trial struct {
 
 	Hlog     string   `json:"hlog,omitempty"`     // file name in the run folder
 	Profiles []string `json:"profiles,omitempty"` // file names in the run folder
+}
+
+// Name says which trial it is.
+func (t *Trial) Name() string {
+	if t.Kind == TrialProfile {
+		return t.Variant + " in the profile block"
+	}
+	return fmt.Sprintf("%s block %d", t.Variant, t.Block)
+}
+
+// Violations are all trials', also of those that no figure comes from: what clients
+// were told and does not hold.
+func (r *Run) Violations() []string {
+	return r.violationsOf(func(string) bool { return true })
+}
+
+func (r *Run) violationsOf(such func(variant string) bool) []string {
+	var all []string
+	for i := range r.Trials {
+		t := &r.Trials[i]
+		for _, v := range t.Violations {
+			if such(t.Variant) {
+				all = append(all, t.Name()+": "+v)
+			}
+		}
+	}
+	return all
 }
 
 // Latency summarises a histogram, in nanoseconds. Count, mean and least are of what was

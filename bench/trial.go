@@ -203,7 +203,9 @@ func (b *rig) loadConfig() load.Config {
 	return cfg
 }
 
-// measure runs the load and fills in the trial.
+// measure runs the load and fills in the trial. Whatever became of the window, what
+// was acknowledged in it is read back: the trials that went wrong are those most
+// likely to have lost writes.
 func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	probe, err := newProbe(b.self, b.cluster, b.debug)
 	if err != nil {
@@ -244,17 +246,24 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	})
 	elapsed := time.Since(started)
 	w.wait()
-	if err = errors.Join(err, stages.finish()); err != nil {
+	err = errors.Join(err, stages.finish())
+	if rec == nil {
 		return err
 	}
 	b.record(t, rec, &w)
 	t.Slices = stages.slices(rec.Intervals)
-	if w.events != nil {
-		w.events.record(t, rec.Start)
-		if err := w.events.failure(); err != nil {
-			return err
-		}
+	if err == nil {
+		err = b.judge(ctx, t, cfg, rec, &w, elapsed)
 	}
+	if w.events != nil {
+		w.events.audit(t)
+	}
+	return errors.Join(err, b.verify(ctx, t, cfg, rec))
+}
+
+// judge tells what a recorded window is worth, and keeps what stands in files of
+// its own.
+func (b *rig) judge(ctx context.Context, t *Trial, cfg load.Config, rec *load.Recording, w *window, elapsed time.Duration) error {
 	measureImpact(t, rec.Completions)
 	if w.capture != nil {
 		var captureErr error
@@ -278,13 +287,10 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 		}
 	}
 	b.audit(t, rec, w.gc)
-	if w.events != nil {
-		w.events.audit(t)
-	}
 	if b.job.kind == TrialMeasured {
 		t.judgeSteady(rec)
 	}
-	return b.verify(ctx, t, cfg, rec)
+	return nil
 }
 
 // asGenerator labels what f does and the goroutines it starts, so that profiles of
@@ -357,6 +363,12 @@ func (b *rig) record(t *Trial, rec *load.Recording, w *window) {
 	}
 	t.Response["all"], t.Service["all"] = withFailed(rec.ResponseAll(), rec.Errors), withFailed(rec.ServiceAll(), rec.Errors)
 	t.Delay = latency(rec.Delay())
+	if b.echo == nil { // which keeps nothing
+		t.AckedKeys = ackedKeys(rec)
+	}
+	if w.events != nil {
+		w.events.record(t, rec.Start)
+	}
 	for _, iv := range rec.Intervals {
 		t.Series = append(t.Series, Point{
 			OffsetS: iv.Offset.Seconds(), Operations: iv.Operations, Errors: iv.Errors,
@@ -366,6 +378,15 @@ func (b *rig) record(t *Trial, rec *load.Recording, w *window) {
 	t.Processes, t.Counters = w.after.since(w.before)
 	t.Usage = w.usage
 	t.Stages = stagesBetween(w.before.stages, w.after.stages)
+}
+
+func ackedKeys(rec *load.Recording) (n int) {
+	for _, revision := range rec.Acked {
+		if revision > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 func latency(h *load.Histogram) Latency {
@@ -388,7 +409,12 @@ func (t *Trial) warn(warning string) {
 
 // distrust makes a trial invalid by more than a late generator, which some figures
 // can bear.
-func (t *Trial) distrust(problem string) { t.Valid, t.Late, t.Problem = false, false, problem }
+func (t *Trial) distrust(problem string) {
+	if t.Problem != "" {
+		problem = t.Problem + "; " + problem
+	}
+	t.Valid, t.Late, t.Problem = false, false, problem
+}
 
 // audit judges whether the figures can be trusted. gc is the CPU time of this
 // process's garbage collector in the window.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,11 +43,30 @@ type HistoryCheck struct {
 }
 
 // verify reads acknowledged keys back: what was acknowledged must be there. What
-// it reads ends the histories, which are checked then.
+// it reads ends the histories, which are checked then. A trial whose cluster does
+// not answer stays unverified, and is invalid.
 func (b *rig) verify(ctx context.Context, t *Trial, cfg load.Config, rec *load.Recording) error {
-	if b.echo != nil {
-		return nil // it keeps nothing
+	if b.echo != nil || t.AckedKeys == 0 && len(rec.Histories) == 0 {
+		return nil // nothing was promised
 	}
+	if b.variant.Settings.Load.Read == "stale" {
+		for i := range rec.Histories {
+			h := &rec.Histories[i]
+			h.Accesses = writesOf(h.Accesses) // stale reads promise nothing
+		}
+	}
+	if err := b.readKeys(ctx, t, cfg, rec); err != nil {
+		t.Unverified = err.Error()
+		t.distrust("what was acknowledged could not be read back: " + t.Unverified)
+	}
+	if cfg.Sample == 0 {
+		return nil
+	}
+	return t.checkHistories(b.r.Folder, cfg, rec.Histories, historyTime)
+}
+
+// readKeys reads what it can, and puts in the trial what it found.
+func (b *rig) readKeys(ctx context.Context, t *Trial, cfg load.Config, rec *load.Recording) error {
 	from, cfg, err := b.openFast(cfg)
 	if err != nil {
 		return err
@@ -57,24 +77,16 @@ func (b *rig) verify(ctx context.Context, t *Trial, cfg load.Config, rec *load.R
 	r := &readBack{cfg: cfg, acked: rec.Acked, since: rec.Start, histories: map[int]*load.History{}}
 	for i := range rec.Histories {
 		h := &rec.Histories[i]
-		if b.variant.Settings.Load.Read == "stale" {
-			h.Accesses = writesOf(h.Accesses) // stale reads promise nothing
-		}
 		r.histories[h.Key] = h
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	if err := r.run(ctx, from, verifyTime); err != nil {
-		return fmt.Errorf("verification: %w", err)
-	}
-	t.AckedKeys, t.VerifiedKeys, t.Violations = r.promised, r.read, r.violations
+	err = r.run(ctx, from, verifyTime)
+	t.VerifiedKeys, t.Violations = r.read, r.violations
 	if len(t.Violations) > 0 {
 		t.distrust(fmt.Sprintf("%d acknowledged writes are lost; the first: %s", len(t.Violations), t.Violations[0]))
 	}
-	if cfg.Sample == 0 {
-		return nil
-	}
-	return t.checkHistories(b.r.Folder, cfg, rec.Histories, historyTime)
+	return err
 }
 
 func writesOf(all []load.Access) []load.Access {
@@ -94,23 +106,20 @@ type readBack struct {
 	since     time.Time
 	histories map[int]*load.History // by key
 
-	keys     []int // to be read, those with a history first, the others shuffled
-	promised int   // how many of them had an operation acknowledged
-	next     atomic.Int64
+	keys []int // to be read, those with a history first, the others shuffled
+	next atomic.Int64
 
 	mu         sync.Mutex
-	read       int // of those promised
+	read       int // of those with an operation acknowledged
 	violations []string
 }
 
 // run reads all keys, or as many as the time allows: then those that were read are
-// a fair sample of all, and in any case those with a history.
+// a fair sample of all, and in any case those with a history. Its error is why it
+// could not, one for all sessions.
 func (r *readBack) run(ctx context.Context, from load.Target, limit time.Duration) error {
 	var others []int
 	for key, revision := range r.acked {
-		if revision > 0 {
-			r.promised++
-		}
 		switch {
 		case r.histories[key] != nil:
 			r.keys = append(r.keys, key)
@@ -129,7 +138,7 @@ func (r *readBack) run(ctx context.Context, from load.Target, limit time.Duratio
 		wg.Go(func() { errs[i] = r.session(ctx, from, i, must, deadline) })
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return cmp.Or(errs...)
 }
 
 // session reads messages of keys until there are none left, or time is over for

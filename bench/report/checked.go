@@ -1,22 +1,22 @@
 package report
 
-import (
-	"fmt"
-
-	"raftlab/bench"
-)
+import "fmt"
 
 // checked says what of the clients' answers was checked, and how far; what was
 // found wrong is in violations.
 func (d *Data) checked() []string {
 	var acked, verified, trials, short, histories, operations, unanswered, undecided int
+	var unverified []string
 	for _, t := range d.Run.Trials {
-		if t.Kind != bench.TrialMeasured || t.AckedKeys == 0 {
+		if t.AckedKeys == 0 {
 			continue
 		}
 		trials++
 		acked, verified = acked+t.AckedKeys, verified+t.VerifiedKeys
-		if t.VerifiedKeys < t.AckedKeys {
+		switch {
+		case t.Unverified != "":
+			unverified = append(unverified, fmt.Sprintf("UNVERIFIED: %s: what it acknowledged could not be read back: %s", t.Name(), t.Unverified))
+		case t.VerifiedKeys < t.AckedKeys:
 			short++
 		}
 		if h := t.Histories; h != nil {
@@ -31,7 +31,7 @@ func (d *Data) checked() []string {
 	if short > 0 {
 		readBack += fmt.Sprintf("; in %d of them there was no time for all", short)
 	}
-	out := []string{readBack}
+	out := append([]string{readBack}, unverified...)
 	if histories > 0 {
 		said := fmt.Sprintf("Histories checked to be linearizable: %s of a key each, with %s operations, %s of them without an answer",
 			count(float64(histories-undecided)), count(float64(operations)), count(float64(unanswered)))

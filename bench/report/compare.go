@@ -62,6 +62,9 @@ func compareHead(c *bench.Comparison) []string {
 
 // compareAnswer says what the gate says, and why.
 func compareAnswer(c *bench.Comparison) []string {
+	if n := len(c.Violations); n > 0 {
+		return []string{fmt.Sprintf("REGRESSION: %d violations in B: what its clients were told does not hold; the first: %s.", n, c.Violations[0])}
+	}
 	most := percent(c.MaxRegression)
 	switch c.Gate {
 	case bench.GateRegression:

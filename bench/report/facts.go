@@ -130,7 +130,7 @@ func (d *Data) warnings() []string {
 		if where[t.Warning] == nil {
 			order = append(order, t.Warning)
 		}
-		where[t.Warning] = append(where[t.Warning], fmt.Sprintf("%s block %d", t.Variant, t.Block))
+		where[t.Warning] = append(where[t.Warning], t.Name())
 	}
 	for _, w := range order {
 		out = append(out, some(where[w], 4)+": "+w)
@@ -149,7 +149,7 @@ func (d *Data) events() []string {
 		for _, e := range t.Events {
 			parts = append(parts, fmt.Sprintf("%s at %.2f s", e.What, e.OffsetS))
 		}
-		out = append(out, fmt.Sprintf("%s block %d: %s", t.Variant, t.Block, strings.Join(parts, ", ")))
+		out = append(out, t.Name()+": "+strings.Join(parts, ", "))
 	}
 	return out
 }
@@ -173,18 +173,7 @@ func (d *Data) invalid() []string {
 		if problem == "" {
 			problem = "no reason recorded"
 		}
-		out = append(out, fmt.Sprintf("%s block %d: %s", t.Variant, t.Block, problem))
-	}
-	return out
-}
-
-// violations are acknowledged writes that were not found again.
-func (d *Data) violations() []string {
-	var out []string
-	for _, t := range d.Run.Trials {
-		for _, v := range t.Violations {
-			out = append(out, fmt.Sprintf("%s block %d: %s", t.Variant, t.Block, v))
-		}
+		out = append(out, t.Name()+": "+problem)
 	}
 	return out
 }

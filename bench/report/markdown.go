@@ -15,7 +15,7 @@ func (d *Data) Markdown(w io.Writer) error {
 	if s := d.incomplete(); s != "" {
 		fmt.Fprintf(&b, "> **Incomplete:** %s\n\n", md(s))
 	}
-	for _, s := range d.violations() {
+	for _, s := range d.Run.Violations() {
 		fmt.Fprintf(&b, "> **Violation:** %s\n\n", md(s))
 	}
 	b.WriteString("## Answer\n\n")

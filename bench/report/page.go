@@ -62,7 +62,7 @@ func newPage(d *Data) *page {
 	info, run := d.Run.Experiment, d.Run
 	p := &page{
 		Name: info.Name, Question: info.Question,
-		Incomplete: d.incomplete(), Violations: d.violations(), Checked: d.checked(), Answers: d.answers(), Judged: d.judged(), Noise: d.noise(),
+		Incomplete: d.incomplete(), Violations: d.Run.Violations(), Checked: d.checked(), Answers: d.answers(), Judged: d.judged(), Noise: d.noise(),
 		Warnings: d.warnings(), Legend: c.legend(), Closed: d.closedLoop(),
 		Spectrum: c.spectrum(), Timelines: c.timelines(), Table: newTable(d),
 		Heatmaps: d.heatmaps(), CPU: d.cpuSection(), Flames: d.flames(),

@@ -17,7 +17,7 @@ func (d *Data) Text(w io.Writer) error {
 	if s := d.incomplete(); s != "" {
 		fmt.Fprintf(&b, "\nINCOMPLETE: %s\n", s)
 	}
-	for _, s := range d.violations() {
+	for _, s := range d.Run.Violations() {
 		fmt.Fprintf(&b, "\nVIOLATION: %s\n", plain(s))
 	}
 	b.WriteByte('\n')

@@ -25,8 +25,9 @@ func compareCommand() *cobra.Command {
 values of an axis with the first, paired by block. Two builds are best compared
 in one run: raftbench run NAME --vary server-bin=A,B.
 
-Exit codes: 0 no regression; 3 a regression beyond --max-regression; 4 neither
-shown nor ruled out; 2 nothing to compare.`,
+Exit codes: 0 no regression; 3 a regression beyond --max-regression, or any
+violation in B (acknowledged writes lost, a history that is not linearizable);
+4 neither shown nor ruled out; 2 nothing to compare.`,
 			Args: cobra.RangeArgs(1, 2),
 		}
 	)
@@ -87,6 +88,9 @@ func compared(names []string, o bench.CompareOptions) (*bench.Comparison, error)
 
 // gateError is the exit code of a comparison.
 func gateError(c *bench.Comparison) error {
+	if n := len(c.Violations); n > 0 {
+		return &exitError{exitMissed, fmt.Errorf("a regression: %d violations, the first: %s", n, c.Violations[0])}
+	}
 	most := strconv.FormatFloat(100*c.MaxRegression, 'g', 3, 64)
 	switch c.Gate {
 	case bench.GateRegression:

@@ -206,6 +206,30 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// A violation fails a run wherever it was found, also one that was interrupted.
+func TestViolationFailsTheRun(t *testing.T) {
+	interrupted, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		trial bench.Trial
+		ctx   context.Context
+		err   error
+	}{
+		"measured":    {bench.Trial{Kind: bench.TrialMeasured}, t.Context(), nil},
+		"profile":     {bench.Trial{Kind: bench.TrialProfile, Viable: true, Operations: 5}, t.Context(), nil},
+		"search":      {bench.Trial{Kind: bench.TrialSearch}, t.Context(), nil},
+		"interrupted": {bench.Trial{Kind: bench.TrialMeasured}, interrupted, context.Canceled},
+	} {
+		c.trial.Violations = []string{"key 7 has mod revision 1, acknowledged was 2"}
+		good := bench.Trial{Kind: bench.TrialMeasured, Viable: true, Valid: true, Operations: 5}
+		run := &bench.Run{Trials: []bench.Trial{good, c.trial}}
+		err := new(runFlags).finish(runCommand(), &bench.Options{Folder: &bench.Folder{}}, run, c.err)
+		if err == nil || exitCode(c.ctx, err) != exitFailed || !strings.Contains(err.Error(), "key 7 has mod revision 1") {
+			t.Errorf("%s: exit %d, %v", name, exitCode(c.ctx, err), err)
+		}
+	}
+}
+
 // A server from another commit is refused, unless it was named.
 func TestBuildMismatch(t *testing.T) {
 	dir := t.TempDir()

@@ -270,21 +270,30 @@ func (f *runFlags) finish(cmd *cobra.Command, o *bench.Options, run *bench.Run, 
 			err = errors.Join(err, reportErr)
 		}
 	}
+	if violated := violated(run); violated != nil {
+		return errors.Join(violated, err) // whether or not it was completed
+	}
 	if err != nil {
 		return err
 	}
 	return f.judge(run)
 }
 
+// violated is the failure of a run in which any trial, also one that is left out of
+// the figures, shows that what clients were told does not hold.
+func violated(run *bench.Run) error {
+	violations := run.Violations()
+	if len(violations) == 0 {
+		return nil
+	}
+	return &exitError{exitFailed, fmt.Errorf("%d violations: what clients were told does not hold; the first: %s", len(violations), violations[0])}
+}
+
 // judge tells whether a run that was completed is worth something.
 func (f *runFlags) judge(run *bench.Run) error {
 	operations, viable, invalid, problem := uint64(0), 0, 0, ""
-	var violations []string
 	for i := range run.Trials {
 		t := &run.Trials[i]
-		if t.Kind != bench.TrialProfile {
-			violations = append(violations, t.Violations...)
-		}
 		if t.Kind != bench.TrialMeasured {
 			continue
 		}
@@ -301,8 +310,6 @@ func (f *runFlags) judge(run *bench.Run) error {
 	}
 	searched := run.SearchError()
 	switch {
-	case len(violations) > 0:
-		return fmt.Errorf("%d violations: what clients were told does not hold; the first: %s", len(violations), violations[0])
 	case errors.Is(searched, bench.ErrFailed):
 		return searched
 	case errors.Is(searched, bench.ErrMissed):
