@@ -88,15 +88,13 @@ func auditAA(variants []VariantSummary) []string {
 func auditTrials(run *Run) []string {
 	var invalid, warned int
 	for i := range run.Trials {
-		t := &run.Trials[i]
-		if t.Kind != TrialMeasured {
-			continue
-		}
-		if t.Viable && !t.Valid {
-			invalid++
-		}
-		if t.Warning != "" {
+		if t := &run.Trials[i]; t.Kind == TrialMeasured && t.Warning != "" {
 			warned++
+		}
+	}
+	for _, t := range run.Invalid() {
+		if t.Kind == TrialMeasured { // a search has use for some of them
+			invalid++
 		}
 	}
 	var warnings []string

@@ -53,9 +53,10 @@ const (
 	// keepsUp is the share of the offered rate that is achieved by who follows.
 	keepsUp = 0.98
 	// Figures beside the metrics. What is offered is what was due in a window: poisson
-	// arrivals are not always as many.
-	meanLatency = "mean-latency-ns"
-	offeredOps  = "offered-ops/s"
+	// arrivals are not always as many. Power is throughput for the mean response time, 0
+	// where the backlog grew without end.
+	offeredOps = "offered-ops/s"
+	power      = "power"
 )
 
 // knees finds them, in the order of the variants.
@@ -125,7 +126,7 @@ func (s *summarizer) knee(group []*Variant) Knee {
 		}
 	}
 	var rates []float64
-	var power [][]float64 // by rate and block
+	var powers [][]float64 // by rate and block
 	for _, v := range group {
 		b := s.blocks[v.ID]
 		p := KneePoint{
@@ -139,15 +140,10 @@ func (s *summarizer) knee(group []*Variant) Knee {
 		if !b.viable || b.trials == 0 {
 			continue
 		}
-		rates = append(rates, p.Rate)
-		var row []float64
-		for block, achieved := range b.figures["ops/s"] {
-			row = append(row, achieved/b.figures[meanLatency][block])
-		}
-		power = append(power, row)
+		rates, powers = append(rates, p.Rate), append(powers, b.figures[power])
 	}
 	if len(rates) >= leastRates {
-		k.Rate = Estimate(stats.MedianInterval(kneeByBlock(rates, power), confidence))
+		k.Rate = Estimate(stats.MedianInterval(kneeByBlock(rates, powers), confidence))
 	}
 	for i := range s.run.Trials {
 		t := &s.run.Trials[i]
@@ -301,7 +297,7 @@ func (r *runner) calibrateRates(ctx context.Context) error {
 		case errors.As(found.err, new(*UsageError)):
 			return fmt.Errorf("%s in a closed loop: %w", v.Name, found.err)
 		case found.err != nil:
-			r.hopeless[i] = fmt.Sprintf("in a closed loop, of which its rate is a share: %v", found.err)
+			r.fit[i] = fitness{hopeless: true, problem: fmt.Sprintf("in a closed loop, of which its rate is a share: %v", found.err)}
 			continue
 		}
 		l := &v.Settings.Load

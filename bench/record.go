@@ -133,7 +133,7 @@ type Trial struct {
 	Block   int       `json:"block"` // from 1; 0 in the profile block
 	Kind    string    `json:"kind"`
 	Started time.Time `json:"started"`
-	// Viable is false when the variant could not do the work at all, such as
+	// Viable is false when the variant could not do the work in this window, such as
 	// chunking none with a value above the limit; Problem says why.
 	Viable bool `json:"viable"`
 	// Valid is false when the figures should not be trusted; Problem says why.
@@ -294,9 +294,11 @@ type Summary struct {
 // VariantSummary has the figures of one variant over its blocks.
 type VariantSummary struct {
 	Variant Variant `json:"variant"`
-	Trials  int     `json:"trials"`
-	Viable  bool    `json:"viable"`
-	Problem string  `json:"problem,omitempty"`
+	Trials  int     `json:"trials"` // with figures
+	// Viable is false when it cannot do the work: it could not in two blocks in a row,
+	// or in any.
+	Viable  bool   `json:"viable"`
+	Problem string `json:"problem,omitempty"`
 	// Each is the median over blocks with an interval.
 	OpsPerS   Estimate `json:"ops_per_s"`
 	BytesPerS Estimate `json:"bytes_per_s"`

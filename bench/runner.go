@@ -130,27 +130,21 @@ type runner struct {
 	run  *Run
 	jobs []job
 	done int
-	// hopeless variants could not do the work once and are not tried again.
-	hopeless map[int]string
-	// failed counts trials in a row that did not even start, starts those of each
-	// variant.
+	// fit is by variant: what is hopeless is not tried again.
+	fit []fitness
+	// failed counts trials in a row, of any variants, that did not even start.
 	failed int
-	starts map[int]int
 }
 
-// Trials that fail to start before a run gives up, when they come in a row, and
-// before it gives up on a variant: what fails is then not chance.
-const (
-	giveUpAfter   = 3
-	giveUpVariant = 2
-)
+// Trials in a row that fail to start before a run gives up: that is not chance.
+const giveUpAfter = 3
 
 // Execute does all trials of an experiment. The run folder is up to date after
 // each. When ctx ends, the trial under way is dropped, and the run returned with
 // the context's error; it stays incomplete.
 func Execute(ctx context.Context, o Options) (*Run, error) {
 	e := o.Experiment
-	r := &runner{Options: o, hopeless: map[int]string{}, starts: map[int]int{}}
+	r := &runner{Options: o, fit: make([]fitness, len(o.Matrix.Variants))}
 	r.jobs = schedule(o.Matrix, e.Measure.Blocks, o.Seed, !o.NoProfiles && e.Measure.Profile > 0)
 	r.run = &Run{
 		Schema: Schema, ID: o.ID, Command: o.Command, Seed: o.Seed, Started: time.Now(),
@@ -212,10 +206,11 @@ func (r *runner) do(ctx context.Context, j job) error {
 	if err != nil {
 		return err
 	}
-	if j.kind == TrialSearch {
+	switch j.kind {
+	case TrialSearch:
 		r.judgeSearch(&t, j)
-	} else if !t.Viable {
-		r.hopeless[j.variant] = t.Problem
+	case TrialMeasured:
+		r.fit[j.variant].observe(&t)
 	}
 	r.run.Trials = append(r.run.Trials, t)
 	r.done++
@@ -238,7 +233,7 @@ func (r *runner) report(j job, p Progress) {
 	}
 	p.Variant, p.Block, p.Kind, p.Rate = &r.run.Variants[j.variant], j.block, j.kind, j.rate
 	for _, left := range r.jobs[min(r.done, len(r.jobs)):] {
-		if _, hopeless := r.hopeless[left.variant]; !hopeless {
+		if !r.fit[left.variant].hopeless {
 			p.Left += estimate(&r.Matrix.Variants[left.variant], left, r.Experiment.Measure)
 		}
 	}
@@ -249,8 +244,8 @@ func (r *runner) report(j job, p Progress) {
 // alone stands in it.
 func (r *runner) trial(ctx context.Context, v *Planned, j job) (Trial, error) {
 	t := Trial{Variant: v.ID, Block: j.block, Kind: j.kind, Started: time.Now(), Viable: true, Valid: true}
-	if problem, ok := r.hopeless[j.variant]; ok {
-		t.Viable, t.Valid, t.Problem = false, false, problem
+	if f := &r.fit[j.variant]; f.hopeless {
+		t.Viable, t.Valid, t.Problem = false, false, f.problem
 		return t, nil
 	}
 	b, err := r.openRig(ctx, v, j)
@@ -259,9 +254,7 @@ func (r *runner) trial(ctx context.Context, v *Planned, j job) (Trial, error) {
 		if r.failed >= giveUpAfter || errors.As(err, new(*UsageError)) {
 			return t, fmt.Errorf("%s: %w", v.Name, err)
 		}
-		t.Valid, t.Problem = false, err.Error()
-		r.starts[j.variant]++
-		t.Viable = r.starts[j.variant] < giveUpVariant
+		t.Viable, t.Valid, t.Problem = false, false, err.Error()
 		return t, nil
 	}
 	r.failed = 0

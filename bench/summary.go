@@ -53,8 +53,11 @@ const (
 	failedOps = "failed-ops"
 )
 
-func newBlocks(run *Run, v *Variant) *blocks {
-	b := &blocks{viable: true, figures: map[string][]float64{}}
+func newBlocks(run *Run, v *Variant, fit fitness) *blocks {
+	b := &blocks{viable: fit.able(), figures: map[string][]float64{}}
+	if !b.viable {
+		b.problem = fit.problem
+	}
 	linkRate := v.linkRate()
 	for i := range run.Trials {
 		t := &run.Trials[i]
@@ -62,7 +65,7 @@ func newBlocks(run *Run, v *Variant) *blocks {
 			continue
 		}
 		if !t.Viable {
-			b.viable = false
+			b.set(power, t.Block, 0)
 		}
 		if t.Problem != "" && b.problem == "" {
 			b.problem = t.Problem
@@ -77,7 +80,7 @@ func newBlocks(run *Run, v *Variant) *blocks {
 		for metric, value := range map[string]float64{
 			"ops/s": t.OpsPerS, MetricBytes: t.BytesPerS,
 			"p50-latency-ns": float64(l.P50Ns), "p90-latency-ns": float64(l.P90Ns), "p99-latency-ns": float64(l.P99Ns),
-			"p99.9-latency-ns": float64(l.P999Ns), "max-latency-ns": float64(l.MaxNs), meanLatency: l.MeanNs,
+			"p99.9-latency-ns": float64(l.P999Ns), "max-latency-ns": float64(l.MaxNs), power: t.OpsPerS / l.MeanNs,
 			offeredOps: float64(t.Operations+t.Errors) / t.WindowS,
 		} {
 			b.set(metric, t.Block, value)
@@ -126,8 +129,10 @@ type summarizer struct {
 
 func newSummarizer(run *Run) *summarizer {
 	s := &summarizer{run: run, blocks: map[string]*blocks{}}
+	fit := run.fitness()
 	for i := range run.Variants {
-		s.blocks[run.Variants[i].ID] = newBlocks(run, &run.Variants[i])
+		v := &run.Variants[i]
+		s.blocks[v.ID] = newBlocks(run, v, fit[v.ID])
 	}
 	return s
 }

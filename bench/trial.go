@@ -19,8 +19,8 @@ import (
 	"raftlab/bench/target"
 )
 
-// How long answers are waited for after a window. A variant that has none by
-// then is stuck.
+// How long answers are waited for after a window. A trial in which some have not come
+// by then has no figures: they would lack the longest response times.
 const drainTime = 2 * time.Second
 
 // How long a trial's cluster may take to be ready.
@@ -233,7 +233,6 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 		w.begin()
 		stages.at(0)
 	}
-	started := time.Now()
 	var rec *load.Recording
 	asGenerator(ctx, func(ctx context.Context) {
 		rec, err = load.Run(ctx, cfg, b.target, func(iv load.Interval) {
@@ -244,7 +243,6 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 			b.r.report(b.job, Progress{Interval: iv})
 		})
 	})
-	elapsed := time.Since(started)
 	w.wait()
 	err = errors.Join(err, stages.finish())
 	if rec == nil {
@@ -253,7 +251,7 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	b.record(t, rec, &w)
 	t.Slices = stages.slices(rec.Intervals)
 	if err == nil {
-		err = b.judge(ctx, t, cfg, rec, &w, elapsed)
+		err = b.judge(ctx, t, rec, &w)
 	}
 	if w.events != nil {
 		w.events.audit(t)
@@ -263,7 +261,7 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 
 // judge tells what a recorded window is worth, and keeps what stands in files of
 // its own.
-func (b *rig) judge(ctx context.Context, t *Trial, cfg load.Config, rec *load.Recording, w *window, elapsed time.Duration) error {
+func (b *rig) judge(ctx context.Context, t *Trial, rec *load.Recording, w *window) error {
 	measureImpact(t, rec.Completions)
 	if w.capture != nil {
 		var captureErr error
@@ -274,8 +272,7 @@ func (b *rig) judge(ctx context.Context, t *Trial, cfg load.Config, rec *load.Re
 			t.warn(captureErr.Error())
 		}
 	}
-	overloaded := cfg.Rate > 0 && rec.Unfinished > 0
-	if elapsed > cfg.Warmup+cfg.Duration+drainTime || t.Operations == 0 || overloaded {
+	if t.Operations == 0 || rec.Unfinished > 0 {
 		t.Viable, t.Valid = false, false
 		t.Problem = b.problem(ctx, rec)
 		return nil
@@ -465,9 +462,10 @@ func describeCodes(codes map[string]uint64) string {
 	return strings.Join(parts, ", ")
 }
 
-// problem says, as well as it can be known, why a variant could not do its work.
+// problem says, as well as it can be known, why a variant could not do its work in a
+// window.
 func (b *rig) problem(ctx context.Context, rec *load.Recording) string {
-	problem := fmt.Sprintf("%d operations were answered, then none for %v", rec.Operations, drainTime)
+	problem := fmt.Sprintf("%d operations had no answer %v after the window", rec.Unfinished, drainTime)
 	rate := b.variant.Settings.Load.Rate
 	switch {
 	case rec.Operations == 0:

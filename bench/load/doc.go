@@ -33,11 +33,11 @@
 //
 // A closed loop counts an operation that was completed in the window, whenever
 // it was started: as many are under way at the start of the window as at its end, so
-// the rate is not biased. What was under way at the end is waited for and reported
-// as Unfinished. An open loop counts an operation that was due in the window: the
-// backlog at the window's end is drained, for Config.Drain at most, and counts too,
-// since dropping it would hide just the operations that waited the longest. What is
-// left after that is Unfinished.
+// the rate is not biased. What was under way at the end is waited for. An open loop
+// counts an operation that was due in the window: the backlog at the window's end is
+// drained and counts too, since dropping it would hide just the operations that waited
+// the longest. Either waits for Config.Drain at most, and what has no answer after that
+// is Unfinished.
 //
 // Only acknowledged operations enter histograms: the sum of the counts of an
 // .hlog under the tags of kinds (put, get), the sum over the intervals, and

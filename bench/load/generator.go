@@ -32,7 +32,7 @@ type generator struct {
 	fine     bool          // clients wait by timers of the kernel
 
 	stopped    atomic.Bool  // no new messages: interrupted, or the drain is over
-	unfinished atomic.Int64 // closed loop: operations under way at the end of the window
+	unfinished atomic.Int64 // closed loop: operations without an answer when the drain ended
 	last       atomic.Int64 // when the last message that counts was completed
 }
 
@@ -190,8 +190,6 @@ func (g *generator) client(ctx context.Context, number int, session Session, str
 			atomicMax(&g.last, int64(end))
 		case end < g.from || g.pacer != nil:
 			shard.warm(&out)
-		default:
-			g.unfinished.Add(int64(len(ops)))
 		}
 		if backoff = nextBackoff(backoff, failed == len(ops)); backoff > 0 && g.pacer == nil {
 			if !alarm.wait(ctx, g.base, end+backoff) {

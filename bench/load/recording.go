@@ -28,9 +28,8 @@ type Recording struct {
 	// Unavailable.
 	Errors       uint64
 	ErrorsByCode map[string]uint64
-	// Unfinished operations were under way at the end of a closed loop's window;
-	// in an open loop, they were due in the window and had no answer when the
-	// drain ended.
+	// Unfinished operations had no answer when the drain ended; in an open loop those
+	// that were due in the window, sent or not.
 	Unfinished uint64
 	// Warmup counts the operations acknowledged before the window.
 	Warmup uint64

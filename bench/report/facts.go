@@ -165,10 +165,7 @@ func some(items []string, n int) string {
 // invalid lists the trials whose figures are left out.
 func (d *Data) invalid() []string {
 	var out []string
-	for _, t := range d.Run.Trials {
-		if t.Valid || !t.Viable || t.Kind == bench.TrialProfile {
-			continue
-		}
+	for _, t := range d.Run.Invalid() {
 		problem := t.Problem
 		if problem == "" {
 			problem = "no reason recorded"

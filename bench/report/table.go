@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -182,9 +183,9 @@ func newTable(d *Data) *table {
 			r.Cells = append(r.Cells, c)
 		}
 		if !v.Viable {
-			r.Problem = v.Problem
-			if r.Problem == "" {
-				r.Problem = "could not do the work"
+			r.Problem = cmp.Or(v.Problem, "could not do the work")
+			if v.Trials > 0 {
+				r.Problem += fmt.Sprintf("; figures are of %d blocks in which it could", v.Trials)
 			}
 		}
 		r.Cells = append(r.Cells, figures(d, &v, big, ceilings, verdicts)...)
@@ -242,7 +243,7 @@ func figures(d *Data, v *bench.VariantSummary, big bool, ceilings []string, verd
 	// Intervals stand beside few figures, or the table could not be taken in; the
 	// others have theirs in the title.
 	estimate := func(e bench.Estimate, format func(float64) string, thin, interval bool) {
-		if !v.Viable || v.Trials == 0 || (e.Center == 0 && e.N == 0) {
+		if v.Trials == 0 || (e.Center == 0 && e.N == 0) {
 			out = append(out, none)
 			return
 		}

@@ -170,7 +170,7 @@ func TestListAndShow(t *testing.T) {
 func TestJudge(t *testing.T) {
 	good := bench.Trial{Kind: bench.TrialMeasured, Viable: true, Valid: true, Operations: 5}
 	invalid := bench.Trial{Kind: bench.TrialMeasured, Viable: true, Problem: "late", Operations: 5}
-	hopeless := bench.Trial{Kind: bench.TrialMeasured, Problem: "too large"}
+	hopeless := bench.Trial{Variant: "v02", Kind: bench.TrialMeasured, Problem: "too large"}
 	down := bench.Trial{Kind: bench.TrialMeasured, Problem: "then none for 2s", Operations: 5}
 	for name, c := range map[string]struct {
 		trials []bench.Trial
@@ -181,6 +181,7 @@ func TestJudge(t *testing.T) {
 		"invalid":            {[]bench.Trial{good, invalid}, false, 0},
 		"invalid, strict":    {[]bench.Trial{good, invalid}, true, 5},
 		"not viable, strict": {[]bench.Trial{good, hopeless}, true, 0},
+		"once, strict":       {[]bench.Trial{good, down, good}, true, 5},
 		"all went down":      {[]bench.Trial{down, hopeless}, false, 1},
 		"nothing":            {[]bench.Trial{hopeless}, false, 1},
 	} {

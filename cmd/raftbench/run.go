@@ -291,7 +291,7 @@ func violated(run *bench.Run) error {
 
 // judge tells whether a run that was completed is worth something.
 func (f *runFlags) judge(run *bench.Run) error {
-	operations, viable, invalid, problem := uint64(0), 0, 0, ""
+	operations, viable, problem := uint64(0), 0, ""
 	for i := range run.Trials {
 		t := &run.Trials[i]
 		if t.Kind != bench.TrialMeasured {
@@ -301,14 +301,11 @@ func (f *runFlags) judge(run *bench.Run) error {
 		if t.Viable {
 			viable++
 		}
-		if t.Viable && !t.Valid {
-			invalid++
-		}
 		if problem == "" {
 			problem = t.Problem
 		}
 	}
-	searched := run.SearchError()
+	searched, invalid := run.SearchError(), run.Invalid()
 	switch {
 	case errors.Is(searched, bench.ErrFailed):
 		return searched
@@ -322,8 +319,8 @@ func (f *runFlags) judge(run *bench.Run) error {
 		return fmt.Errorf("no operation was acknowledged in any trial: %s", problem)
 	case viable == 0:
 		return fmt.Errorf("no trial could do the work: %s", problem)
-	case f.strict && invalid > 0:
-		return &exitError{exitInvalid, fmt.Errorf("%d trials are invalid: %s", invalid, problem)}
+	case f.strict && len(invalid) > 0:
+		return &exitError{exitInvalid, fmt.Errorf("%d trials are invalid; the first, %s: %s", len(invalid), invalid[0].Name(), invalid[0].Problem)}
 	}
 	return nil
 }

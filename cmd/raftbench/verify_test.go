@@ -12,6 +12,35 @@ import (
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
+// An answer that does not come costs the block that it was in, and no other.
+func TestOneAnswerIsLost(t *testing.T) {
+	cluster := clienttest.Start(t, 1)
+	var messages atomic.Int64
+	cluster.Node(1).OnMessage = func(req *kvv1.StreamRequest, answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, send func(*kvv1.StreamResponse) error) error {
+		if messages.Add(1) == 10 {
+			return nil
+		}
+		return send(answer(req))
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	file := experimentFile(t, "name: x\nceiling: none\nfixed: {target: pipeline, keys: 16, clients: 4}\nmeasure: {warmup: 0s, duration: 100ms, blocks: 3, profile: 0s}\n")
+	code, stdout, stderr := cli(t.Context(), "run", file, "--endpoints", cluster.Addresses()[0], "--out", dir)
+	run, err := bench.ReadRun(dir)
+	if err != nil || code != exitDone || len(run.Trials) != 3 {
+		t.Fatalf("exit %d, %s: %v", code, stderr, err)
+	}
+	lost := &run.Trials[0]
+	if lost.Viable || lost.Valid || lost.Operations == 0 || lost.VerifiedKeys == 0 || lost.Problem != "1 operations had no answer 2s after the window" {
+		t.Errorf("the block: viable %v, valid %v, %q, %d operations, %d keys read back", lost.Viable, lost.Valid, lost.Problem, lost.Operations, lost.VerifiedKeys)
+	}
+	if v := bench.Summarize(run).Variants[0]; !v.Viable || v.Trials != 2 || !run.Trials[1].Valid || !run.Trials[2].Valid {
+		t.Errorf("the others: %+v", v)
+	}
+	if !strings.Contains(stdout, "v01 block 1: 1 operations had no answer 2s after the window") || strings.Contains(stdout, "cannot do the work") {
+		t.Errorf("told\n%s", stdout)
+	}
+}
+
 const verified = `
 name: verified
 question: Does it keep its promises?
