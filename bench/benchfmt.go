@@ -62,7 +62,7 @@ func writeResult(b *strings.Builder, run *Run, v *Variant, t *Trial) {
 	}
 	if t.OutageNs > 0 {
 		value(float64(t.OutageNs), MetricOutage)
-		value(float64(t.Errors), failedOps)
+		value(float64(t.Failed()), failedOps)
 	}
 	if recovered, ok := t.recovery(); ok {
 		value(float64(recovered), MetricRecover)

@@ -161,7 +161,7 @@ func (t *Trial) recovery() (time.Duration, bool) {
 
 // addImpact takes in what a trial's events did to service.
 func (b *blocks) addImpact(t *Trial) {
-	b.set(failedOps, t.Block, float64(t.Errors))
+	b.set(failedOps, t.Block, float64(t.Failed()))
 	if t.OutageNs > 0 {
 		b.set(MetricOutage, t.Block, float64(t.OutageNs))
 	}

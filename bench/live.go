@@ -73,7 +73,7 @@ func liveLine(p Progress) string {
 	} else if r := p.Result; r != nil {
 		l := r.Response["all"]
 		fmt.Fprintf(&b, "  %.0f ops/s  %s  %s  errors %d",
-			r.OpsPerS, figureOf("p50-latency-ns", float64(l.P50Ns)), figureOf("p99-latency-ns", float64(l.P99Ns)), r.Errors)
+			r.OpsPerS, figureOf("p50-latency-ns", float64(l.P50Ns)), figureOf("p99-latency-ns", float64(l.P99Ns)), r.Failed())
 	}
 	if p.Variant != nil {
 		if p.Kind == TrialProfile {

@@ -155,8 +155,11 @@ type Trial struct {
 	Errors     uint64  `json:"errors"`
 	// ErrorsByCode counts by gRPC code name.
 	ErrorsByCode map[string]uint64 `json:"errors_by_code,omitempty"`
-	OpsPerS      float64           `json:"ops_per_s"`
-	BytesPerS    float64           `json:"bytes_per_s"` // of values, acknowledged
+	// Unanswered operations had no answer when the drain ended. Only with events is
+	// such a trial valid.
+	Unanswered uint64  `json:"unanswered,omitempty"`
+	OpsPerS    float64 `json:"ops_per_s"`
+	BytesPerS  float64 `json:"bytes_per_s"` // of values, acknowledged
 	// Response is end - intended start; Service is end - actual start; Delay is
 	// how late operations were sent. By kind of operation, and "all", in whose
 	// percentiles what failed counts as FailedNs: it is not known by kind.
@@ -225,6 +228,9 @@ func (t *Trial) Name() string {
 	}
 	return fmt.Sprintf("%s block %d", t.Variant, t.Block)
 }
+
+// Failed counts the operations that got an error or no answer.
+func (t *Trial) Failed() uint64 { return t.Errors + t.Unanswered }
 
 // Violations are all trials', also of those that no figure comes from: what clients
 // were told and does not hold.
@@ -309,7 +315,8 @@ type VariantSummary struct {
 	MaxNs     Estimate `json:"max_ns"`
 	// Samples is the number of operations behind the percentiles, all blocks.
 	Samples uint64 `json:"samples"`
-	Errors  uint64 `json:"errors"`
+	// Errors are operations that failed or had no answer.
+	Errors uint64 `json:"errors"`
 	// CatchUpS is how long a node took that joined, over the blocks in which it did
 	// within the window.
 	CatchUpS Estimate `json:"catch_up_s"`

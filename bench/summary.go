@@ -70,7 +70,7 @@ func newBlocks(run *Run, v *Variant, fit fitness) *blocks {
 		if t.Problem != "" && b.problem == "" {
 			b.problem = t.Problem
 		}
-		b.errors += t.Errors
+		b.errors += t.Failed()
 		if !t.Viable || !t.Valid || t.Operations == 0 {
 			continue
 		}
@@ -81,7 +81,7 @@ func newBlocks(run *Run, v *Variant, fit fitness) *blocks {
 			"ops/s": t.OpsPerS, MetricBytes: t.BytesPerS,
 			"p50-latency-ns": float64(l.P50Ns), "p90-latency-ns": float64(l.P90Ns), "p99-latency-ns": float64(l.P99Ns),
 			"p99.9-latency-ns": float64(l.P999Ns), "max-latency-ns": float64(l.MaxNs), power: t.OpsPerS / l.MeanNs,
-			offeredOps: float64(t.Operations+t.Errors) / t.WindowS,
+			offeredOps: float64(t.Operations+t.Failed()) / t.WindowS,
 		} {
 			b.set(metric, t.Block, value)
 		}

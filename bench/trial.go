@@ -272,7 +272,9 @@ func (b *rig) judge(ctx context.Context, t *Trial, rec *load.Recording, w *windo
 			t.warn(captureErr.Error())
 		}
 	}
-	if t.Operations == 0 || rec.Unfinished > 0 {
+	// What is done to a cluster may last beyond the window: that is what was to be seen.
+	stuck := t.Unanswered > 0 && w.events == nil
+	if t.Operations == 0 || stuck {
 		t.Viable, t.Valid = false, false
 		t.Problem = b.problem(ctx, rec)
 		return nil
@@ -346,7 +348,7 @@ func (w *window) wait() { w.wg.Wait() }
 // record puts a recording's figures in the trial.
 func (b *rig) record(t *Trial, rec *load.Recording, w *window) {
 	t.WindowS = rec.Window().Seconds()
-	t.Operations, t.Errors, t.ErrorsByCode = rec.Operations, rec.Errors, rec.ErrorsByCode
+	t.Operations, t.Errors, t.ErrorsByCode, t.Unanswered = rec.Operations, rec.Errors, rec.ErrorsByCode, rec.Unfinished
 	t.OpsPerS = rec.OpsPerSecond()
 	if rec.Operations > 0 {
 		t.BytesPerS = t.OpsPerS * float64(rec.ValueBytes) / float64(rec.Operations)
@@ -358,7 +360,7 @@ func (b *rig) record(t *Trial, rec *load.Recording, w *window) {
 			t.Service[k.String()] = latency(rec.Service(k))
 		}
 	}
-	t.Response["all"], t.Service["all"] = withFailed(rec.ResponseAll(), rec.Errors), withFailed(rec.ServiceAll(), rec.Errors)
+	t.Response["all"], t.Service["all"] = withFailed(rec.ResponseAll(), t.Failed()), withFailed(rec.ServiceAll(), t.Failed())
 	t.Delay = latency(rec.Delay())
 	if b.echo == nil { // which keeps nothing
 		t.AckedKeys = ackedKeys(rec)
@@ -448,6 +450,9 @@ func (b *rig) audit(t *Trial, rec *load.Recording, gc float64) {
 	}
 	if t.Errors > 0 {
 		t.warn(fmt.Sprintf("%d operations failed: %s", t.Errors, describeCodes(t.ErrorsByCode)))
+	}
+	if t.Unanswered > 0 {
+		t.warn(fmt.Sprintf("%d operations had no answer %v after the window", t.Unanswered, drainTime))
 	}
 	if l := b.variant.Settings.Load; l.Op != "put" && l.Read != "stale" && rec.Missing > 0 && b.echo == nil {
 		t.distrust(fmt.Sprintf("%d gets did not find keys that had been written", rec.Missing))

@@ -34,6 +34,32 @@ func execute(t *testing.T, source string, change func(*Options)) *Run {
 	return run
 }
 
+// An outage that outlives the window is what a plan was to show: the trial has
+// figures, with what had no answer among the failed, though nobody is left to read
+// back from.
+func TestOutageBeyondTheWindow(t *testing.T) {
+	run := execute(t, "name: x\nceiling: none\nmetric: outage-ns\n"+
+		"fixed: {keys: 10, clients: 8, rate: 200, events: kill 1 at 300ms; kill 2 at 300ms}\nmeasure: {warmup: 0s, duration: 2s, blocks: 1, profile: 0s}\n", nil)
+	trial := &run.Trials[0]
+	if !trial.Viable || !trial.Valid || trial.Problem != "" {
+		t.Errorf("viable %v, valid %v: %s", trial.Viable, trial.Valid, trial.Problem)
+	}
+	// As long as it takes to kill two nodes less.
+	if d := time.Duration(trial.OutageNs); d < time.Second || d > 2*time.Second || trial.RecoverNs != nil {
+		t.Errorf("outage %v, recovered in %v", d, trial.RecoverNs)
+	}
+	if trial.Unanswered == 0 || trial.Failed() < trial.Unanswered || !strings.Contains(trial.Warning, "had no answer 2s after the window") {
+		t.Errorf("%d operations without an answer, %d failed: %q", trial.Unanswered, trial.Failed(), trial.Warning)
+	}
+	if trial.AckedKeys == 0 || trial.VerifiedKeys != 0 || trial.Unverified != "1 of 3 nodes are left, no majority" {
+		t.Errorf("%d of %d keys read back: %q", trial.VerifiedKeys, trial.AckedKeys, trial.Unverified)
+	}
+	v := Summarize(run).Variants[0]
+	if !v.Viable || v.OutageNs.N != 1 || v.Unrecovered != 1 || v.ErrorsATrial.Center != float64(trial.Failed()) {
+		t.Errorf("%+v", v)
+	}
+}
+
 // Trials that come to no figures have promised something too: what they
 // acknowledged is read back, and their histories are checked.
 func TestTrialsThatFailAreVerified(t *testing.T) {

@@ -197,6 +197,9 @@ func (d *Data) errorCodes() []string {
 				for c, n := range t.ErrorsByCode {
 					codes[c] += n
 				}
+				if t.Unanswered > 0 {
+					codes["no answer"] += t.Unanswered
+				}
 			}
 		}
 		var parts []string

@@ -163,7 +163,7 @@ func newTable(d *Data) *table {
 		add("no service", "longest time between two answers at an event; median over blocks")
 		add("recovered", "how long after an event service was as before; median over the blocks in which it was in time")
 	}
-	add("errors", "operations that failed, all blocks")
+	add("errors", "operations that failed or had no answer, all blocks")
 	for _, target := range ceilings {
 		add("of "+target, "throughput over that of target "+target+" with the same load")
 	}
