@@ -12,6 +12,7 @@ import (
 	"raftlab/bench/load"
 	"raftlab/bench/target"
 	"raftlab/kv/node"
+	"raftlab/kv/replica"
 	"raftlab/transport"
 )
 
@@ -214,10 +215,9 @@ func (s Settings) effective() Settings {
 
 // reads tells whether a variant with these settings, before what is unset was
 // derived, reads a field at all. One that it does not read is inert: it neither
-// names nor tells apart variants.
+// names nor tells apart variants. A field that no case names is read by nobody.
 func (s *Settings) reads(key string) bool {
-	l, n := &s.Load, &s.Node
-	local := l.Topology == TopologyInProcess
+	l := &s.Load
 	switch key {
 	case "topology", "target", "clients", "think-time", "op", "value-size", "key-size", "keys", "key-distribution":
 		return true
@@ -250,50 +250,91 @@ func (s *Settings) reads(key string) bool {
 	case "read":
 		return l.Op != "put"
 	}
-	// From here on: how nodes are built.
-	if l.Topology == TopologyExternal {
+	switch {
+	case l.Topology == TopologyExternal:
 		return false
+	case isEcho(l.Target):
+		return echoReads(key)
+	case l.Target == TargetBare:
+		return s.bareReads(key)
 	}
-	if l.Target == TargetBare {
-		switch key {
-		case "packing", "batch-count", "batch-size", "append-size", "inflight-messages", "inflight-bytes", "uncommitted", "apply-size", "log-entries", "gogc", "gomemlimit", "gomaxprocs":
-			return true
-		}
-		return false
-	}
-	if isEcho(l.Target) {
-		switch key {
-		case "max-request", "grpc-window", "grpc-write-buffer", "stream-workers", "gogc", "gomemlimit", "gomaxprocs":
-			return true
-		}
-		return false
-	}
+	return s.nodeReads(key)
+}
+
+// echoReads is reads of the servers of a ceiling, of how nodes are built.
+func echoReads(key string) bool {
 	switch key {
+	case "max-request", "grpc-window", "grpc-write-buffer", "stream-workers", "gogc", "gomemlimit", "gomaxprocs":
+		return true
+	}
+	return false
+}
+
+// bareReads is reads of the raft library in a loop.
+func (s *Settings) bareReads(key string) bool {
+	switch key {
+	case "packing", "batch-count", "batch-size", "uncommitted", "apply-size", "log-entries", "gogc", "gomemlimit", "gomaxprocs":
+		return true
+	case "append-size":
+		return s.Load.Nodes > 1 || s.Node.Packing == replica.PackPacked
+	case "inflight-messages", "inflight-bytes":
+		return s.Load.Nodes > 1
+	}
+	return false
+}
+
+// nodeReads is reads of raftkv's nodes. The load has no scans, so what is about them
+// is inert.
+func (s *Settings) nodeReads(key string) bool {
+	l, n := &s.Load, &s.Node
+	local := l.Topology == TopologyInProcess
+	peers := l.Nodes > 1 || l.Events.does(DoJoin)
+	frames := peers && !local
+	// An entry of many commands is as large as a message may be, whoever gets it.
+	packed := n.Packing == replica.PackPacked
+	framed := frames || packed && !local
+	// Who is up all the time finds what it needs in the log.
+	behind := peers && l.Events.does(DoJoin, DoRestart, DoPause, DoPartition, DoSlow)
+	switch key {
+	case "batching", "packing", "uncommitted", "apply-size", "tick", "election-ticks", "storage", "log-entries", "log-size",
+		"admission-ops", "admission-bytes", "gogc", "gomemlimit", "gomaxprocs":
+		return true
 	case "max-request", "stream-workers":
 		return l.Target != TargetDirect
-	case "chunking", "max-message", "transport", "lanes", "codec", "compression":
-		return !local
 	case "grpc-window", "grpc-write-buffer":
-		return !local || l.Target != TargetDirect
+		return frames || l.Target != TargetDirect
+	case "transport", "lanes", "codec", "compression":
+		return frames
+	case "chunking", "max-message":
+		return framed
 	case "chunk-size":
 		if n.Chunking == transport.ChunkRaft {
-			return !local && n.AppendSize == 0 // which derives from it
+			return framed && n.AppendSize == 0 // which derives from it
 		}
-		return !local && n.Chunking != transport.ChunkNone && n.Chunking != transport.ChunkReactive
+		return framed && n.Chunking != transport.ChunkNone && n.Chunking != transport.ChunkReactive
 	case "chunk-count":
-		return !local && n.Chunking == transport.ChunkCount
+		return frames && n.Chunking == transport.ChunkCount
+	case "append-size":
+		return peers || packed
+	case "inflight-messages", "inflight-bytes", "heartbeat-ticks", "peer-queue",
+		"link-delay", "link-jitter", "link-rate", "link-drop", "link-duplicate", "link-reorder":
+		return peers
+	case "link-seed":
+		return peers && (n.LinkJitter > 0 || n.LinkDrop > 0 || n.LinkDuplicate > 0 || n.LinkReorder > 0)
+	case "snapshot-timeout", "snapshot-keep":
+		return behind
+	case "snapshot-window", "snapshot-rate", "snapshot-limit":
+		return behind && !local
 	case "batch-count", "batch-size":
-		return n.Batching != "none"
+		return n.Batching != replica.BatchNone
+	case "linger":
+		return n.Batching == replica.BatchLinger
 	case "sync", "save-after":
 		return n.Storage == node.StorageWAL
 	case "stages":
 		return l.StagesSlice == 0
-	case "linger":
-		return n.Batching == "linger"
-	case "link-seed":
-		return n.LinkJitter > 0 || n.LinkDrop > 0 || n.LinkDuplicate > 0 || n.LinkReorder > 0
 	}
-	return true
+	return false
 }
 
 // impossible says why a cluster with these settings cannot exist or cannot do
@@ -345,7 +386,7 @@ func (s *Settings) impossible(axes func(key string) bool) string {
 		const overhead = 96
 		entry := uint64(l.ValueSize.Most()) + uint64(l.KeySize.Most()) + overhead
 		limit := transport.MaxEntryBytes(n.Chunking, transport.FrameLimit(n.Compression, int(n.MaxMessage)))
-		if l.Topology != TopologyInProcess && l.Op != "get" && entry > limit {
+		if s.reads("chunking") && l.Op != "get" && entry > limit {
 			return fmt.Sprintf("value-size %s makes an entry larger than chunking %s can carry under max-message %s",
 				l.ValueSize, n.Chunking, n.MaxMessage)
 		}
