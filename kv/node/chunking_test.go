@@ -65,6 +65,7 @@ func pair(t *testing.T, chunking, kind string, more func(*Config)) (leader, foll
 	seen = new(arrivals)
 	members := startCluster(t, 2, func(o *Options) {
 		o.Config.MaxMessage, o.Config.Chunking, o.Config.Transport = kib, chunking, kind
+		o.Config.Tick = 200 * time.Millisecond // no election while 16,000 frames are under way
 		if more != nil {
 			more(&o.Config)
 		}
@@ -162,7 +163,7 @@ func TestChunkingUnderOneKiB(t *testing.T) {
 					_, fullBefore, _ := seen.read()
 					before := leader.peer(t, 2)
 					value := randomBytes(v.size)
-					_, err := leader.kv.Put(within(t, time.Minute), &kvv1.PutRequest{Key: []byte("key"), Value: value}, grpc.MaxCallSendMsgSize(32<<20))
+					_, err := leader.kv.Put(within(t, 5*time.Minute), &kvv1.PutRequest{Key: []byte("key"), Value: value}, grpc.MaxCallSendMsgSize(32<<20))
 					if frames == 0 {
 						checkTooLarge(t, v.name, err)
 						continue
@@ -312,7 +313,7 @@ func TestLateJoinerWithLowerLimit(t *testing.T) {
 			members := startCluster(t, 2, set)
 			leader, voter := members[0], members[1]
 			put := func(key string, size int) error {
-				_, err := leader.kv.Put(within(t, 30*time.Second), &kvv1.PutRequest{Key: []byte(key), Value: randomBytes(size)})
+				_, err := leader.kv.Put(within(t, time.Minute), &kvv1.PutRequest{Key: []byte(key), Value: randomBytes(size)})
 				return err
 			}
 			holds := func(m *member, key string, size int) func() bool {
@@ -327,7 +328,7 @@ func TestLateJoinerWithLowerLimit(t *testing.T) {
 			limit = low
 			late := start(t, 3, set)
 			// Under all but fragment the learner stays behind, which is no error.
-			if _, err := leader.cluster.AddLearner(within(t, 30*time.Second), &clusterv1.AddLearnerRequest{Id: 3, Address: late.Addr()}); err != nil {
+			if _, err := leader.cluster.AddLearner(within(t, time.Minute), &clusterv1.AddLearnerRequest{Id: 3, Address: late.Addr()}); err != nil {
 				t.Fatal(err)
 			}
 			if chunking == transport.ChunkFragment {
@@ -350,13 +351,13 @@ func TestLateJoinerWithLowerLimit(t *testing.T) {
 			}
 			eventually(t, "the voter has the small value", holds(voter, "small", 100))
 			checkTooLarge(t, "larger", put("larger", 2<<20))
-			if _, err := leader.cluster.RemoveNode(within(t, 30*time.Second), &clusterv1.RemoveNodeRequest{Id: 3}); err != nil {
+			if _, err := leader.cluster.RemoveNode(within(t, time.Minute), &clusterv1.RemoveNodeRequest{Id: 3}); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "larger entries are taken again", func() bool { return put("larger", 2<<20) == nil })
 			limit = 4 << 20
 			next := start(t, 4, set)
-			if _, err := leader.cluster.AddLearner(within(t, 30*time.Second), &clusterv1.AddLearnerRequest{Id: 4, Address: next.Addr()}); err != nil {
+			if _, err := leader.cluster.AddLearner(within(t, time.Minute), &clusterv1.AddLearnerRequest{Id: 4, Address: next.Addr()}); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "a node that takes more follows", holds(next, "larger", 2<<20))

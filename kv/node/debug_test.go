@@ -23,7 +23,7 @@ import (
 
 func TestHealthAndReflection(t *testing.T) {
 	m := start(t, 1, nil)
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, time.Minute)
 	health := grpc_health_v1.NewHealthClient(m.conn)
 	serving := func(service string) bool {
 		resp, err := health.Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
@@ -77,7 +77,7 @@ func TestHealthAndReflection(t *testing.T) {
 	// A watch hears of the end, and does not hold it up.
 	began := time.Now()
 	stopNode(t, m.Node)
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > stopTime/2 {
 		t.Errorf("stopping took %v with a watch open", took)
 	}
 	expect(grpc_health_v1.HealthCheckResponse_NOT_SERVING)
@@ -94,7 +94,7 @@ func TestRequestLimits(t *testing.T) {
 	if _, err := m.kv.Put(ctx, beyond); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("a request over max-request: %v", err)
 	}
-	bomb := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 64<<20)} // 64 KiB on the wire
+	bomb := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 16<<20)} // 16 KiB on the wire
 	if _, err := m.kv.Put(ctx, bomb, grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("a gzip bomb: %v", err)
 	}
@@ -114,7 +114,7 @@ func TestRequestLimits(t *testing.T) {
 
 func TestDebugPort(t *testing.T) {
 	m := start(t, 42, func(o *Options) { o.Config.DebugAddr = "127.0.0.1:0" })
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, time.Minute)
 	get := func(path string) string {
 		t.Helper()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.DebugAddr()+path, http.NoBody)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -162,51 +163,54 @@ func TestBadRequests(t *testing.T) {
 // A write whose deadline has passed on arrival is not proposed, and says so; one
 // whose deadline passes afterwards may have been applied, and says that.
 func TestDeadlines(t *testing.T) {
-	s, f := newTestService(t)
-	f.hold = true
-	f.read = func(replica.ReadWaiter) error { return nil }
-	passed, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
-	defer cancel()
-	running := func() context.Context {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		t.Cleanup(cancel)
-		return ctx
-	}
-	key := []byte("k")
-	batch := &kvv1.BatchRequest{Operations: []*kvv1.Operation{{Kind: kvv1.OperationKind_OPERATION_KIND_PUT, Key: key}}}
-	for _, test := range []struct {
-		name  string
-		write bool
-		call  func(context.Context) error
-	}{
-		{"put", true, func(ctx context.Context) error { _, err := s.Put(ctx, &kvv1.PutRequest{Key: key}); return err }},
-		{"delete", true, func(ctx context.Context) error {
-			_, err := s.Delete(ctx, &kvv1.DeleteRequest{Key: key})
-			return err
-		}},
-		{"swap", true, func(ctx context.Context) error {
-			_, err := s.CompareAndSwap(ctx, &kvv1.CompareAndSwapRequest{Key: key})
-			return err
-		}},
-		{"batch", true, func(ctx context.Context) error { _, err := s.Batch(ctx, batch); return err }},
-		{"get", false, func(ctx context.Context) error { _, err := s.Get(ctx, &kvv1.GetRequest{Key: key}); return err }},
-		{"scan", false, func(ctx context.Context) error { _, err := s.Scan(ctx, &kvv1.ScanRequest{}); return err }},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	// A channel that is made within synctest's bubble can't be used outside.
+	defer func(outside *sync.Pool) { calls = outside }(calls)
+	calls = newCallPool()
+	synctest.Test(t, func(t *testing.T) {
+		s, f := newTestService(t)
+		f.hold = true
+		f.read = func(replica.ReadWaiter) error { return nil }
+		passed, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+		defer cancel()
+		running := func() context.Context {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			t.Cleanup(cancel)
+			return ctx
+		}
+		key := []byte("k")
+		batch := &kvv1.BatchRequest{Operations: []*kvv1.Operation{{Kind: kvv1.OperationKind_OPERATION_KIND_PUT, Key: key}}}
+		for _, test := range []struct {
+			name  string
+			write bool
+			call  func(context.Context) error
+		}{
+			{"put", true, func(ctx context.Context) error { _, err := s.Put(ctx, &kvv1.PutRequest{Key: key}); return err }},
+			{"delete", true, func(ctx context.Context) error {
+				_, err := s.Delete(ctx, &kvv1.DeleteRequest{Key: key})
+				return err
+			}},
+			{"swap", true, func(ctx context.Context) error {
+				_, err := s.CompareAndSwap(ctx, &kvv1.CompareAndSwapRequest{Key: key})
+				return err
+			}},
+			{"batch", true, func(ctx context.Context) error { _, err := s.Batch(ctx, batch); return err }},
+			{"get", false, func(ctx context.Context) error { _, err := s.Get(ctx, &kvv1.GetRequest{Key: key}); return err }},
+			{"scan", false, func(ctx context.Context) error { _, err := s.Scan(ctx, &kvv1.ScanRequest{}); return err }},
+		} {
 			before := f.calls
 			code, applied, _ := outcome(test.call(passed))
 			if code != codes.DeadlineExceeded || applied != kvv1.Applied_APPLIED_NO || f.calls != before {
-				t.Errorf("passed on arrival: %v, %v, proposed %d times", code, applied, f.calls-before)
+				t.Errorf("%s, passed on arrival: %v, %v, proposed %d times", test.name, code, applied, f.calls-before)
 			}
 			want := kvv1.Applied_APPLIED_NO
 			if test.write {
 				want = kvv1.Applied_APPLIED_UNKNOWN
 			}
 			if code, applied, _ := outcome(test.call(running())); code != codes.DeadlineExceeded || applied != want {
-				t.Errorf("passed while waiting: %v, %v", code, applied)
+				t.Errorf("%s, passed while waiting: %v, %v", test.name, code, applied)
 			}
-		})
-	}
+		}
+	})
 }
 
 func TestStaleReadAsksNobody(t *testing.T) {

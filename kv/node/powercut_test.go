@@ -166,6 +166,7 @@ func (r *rack) up(i int) {
 	// Small enough that snapshots are saved, the journal cut and laggards sent a
 	// snapshot all the time.
 	c.Storage, c.DataDir, c.Sync, c.SaveAfter, c.LogEntries = StorageWAL, nodeDir, r.sync, 4*kib, 20
+	c.Tick = 20 * time.Millisecond // an election each time the power is back
 	c.Addr, c.PeerAddr = fmt.Sprintf("node%d:1", i+1), fmt.Sprintf("node%d:2", i+1)
 	c.Advertise, c.AdvertisePeer = c.Addr, c.PeerAddr
 	o.ClientListener, o.PeerListener = r.ports.listen(c.Addr), r.ports.listen(c.PeerAddr)
