@@ -63,6 +63,11 @@ func TestWhyAlike(t *testing.T) {
 		}, 5},
 		{"of one too few are known", commits[:3], nil, []string{cpu, link}, 5},
 		{"of all too few are known", commits[:3], nil, nil, 3},
+		{"few writes are measured", commits, func(r *Run) {
+			for i := range r.Trials {
+				r.Trials[i].Service["put"] = Latency{MeanNs: 450e3}
+			}
+		}, []string{"Stages: a write takes on average 450µs (450µs to 450µs over 10 trials). The largest part, 100 % (100 % to 100 %), is spent from the proposal until the leader knows of its commit. Meanwhile the followers' log takes 250µs (245µs to 255µs).", cpu, link}, 5},
 		{"no rate", commits, func(r *Run) { r.Variants[0].Config["link-rate"], r.Variants[1].Config["link-rate"] = "0", "0" }, []string{stages, cpu}, 5},
 		{"two rates", commits, func(r *Run) { r.Variants[0].Config["link-rate"] = "10MB/s" }, []string{stages, cpu}, 5},
 		{"nobody knows the cores", commits, func(r *Run) { r.Environment.Cores = 0 }, []string{stages, link}, 5},
@@ -81,7 +86,7 @@ func TestWhyAlike(t *testing.T) {
 				r.Trials = append(r.Trials, slow)
 			}
 		}, []string{
-			strings.Replace(stages, ": ", ": with the best ", 1), strings.Replace(cpu, ": ", ": with the best ", 1), strings.Replace(link, ": ", ": with the best ", 1),
+			strings.Replace(stages, ": ", ": with the best, ", 1), strings.Replace(cpu, ": ", ": with the best, ", 1), strings.Replace(link, ": ", ": with the best, ", 1),
 		}, 5},
 	} {
 		t.Run(c.name, func(t *testing.T) {

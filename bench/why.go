@@ -33,7 +33,7 @@ func (s *summarizer) why(a *Answer, cell []*VariantSummary) []string {
 	}
 	who, other := "", s.contrast(a, cell)
 	if other != nil {
-		who = "with the best "
+		who = "with the best, "
 		add(stageWhy(s.account(best[0], a.Metric), s.account(other, a.Metric)))
 		add(s.cpuWhy(best[0], other))
 	}
