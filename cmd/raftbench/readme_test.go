@@ -38,14 +38,9 @@ var documents = []struct {
 // TestReadme runs the shell blocks of the documents as a newcomer would, line by
 // line, on free ports. Every command has to succeed.
 func TestReadme(t *testing.T) {
-	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+string(filepath.Separator), "raftlab/cmd/raftkv", "raftlab/cmd/raftbench")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
 	for _, doc := range documents {
 		t.Run(filepath.Base(doc.path), func(t *testing.T) {
-			r := newReader(t, bin)
+			r := newReader(t)
 			for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(readDocument(t, doc.path), -1) {
 				for line := range strings.SplitSeq(strings.TrimSpace(block[1]), "\n") {
 					r.follow(line)
@@ -92,7 +87,7 @@ type reader struct {
 	commands int
 }
 
-func newReader(t *testing.T, bin string) *reader {
+func newReader(t *testing.T) *reader {
 	r := &reader{t: t, dir: t.TempDir(), env: os.Environ(), nodes: make(map[string]*served)}
 	if err := os.Symlink(bin, filepath.Join(r.dir, "bin")); err != nil {
 		t.Fatal(err)
