@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"math"
 	"slices"
 	"sync"
 
@@ -64,14 +65,15 @@ func checkHelloAnswer(self Identity, peer Peer, r *transportv1.HelloResponse) er
 // Bounds of what is remembered about callers: a caller has a connection a lane,
 // and few nodes call that are not members.
 const (
-	maxEpochs  = 8
-	maxCallers = 1024
+	maxEpochs    = 8
+	maxStrangers = 1024
 )
 
 // sessions remembers who said Hello, by node.
 type sessions struct {
 	mu     sync.Mutex
 	byNode map[uint64]caller
+	hellos uint64 // so many were said
 }
 
 // caller is one life of a node and the epochs it used last, that one at the end:
@@ -80,15 +82,19 @@ type sessions struct {
 type caller struct {
 	incarnation uint64
 	epochs      []uint64
+	member      bool   // when it said Hello last
+	hello       uint64 // which one that was
 }
 
 // add admits an epoch. restarted means that the node was known in another life.
-func (s *sessions) add(node, incarnation, epoch uint64) (restarted bool, err error) {
+// A caller that is not a member may take the place of another one, evicted, which
+// is not known any more; 0 is nobody.
+func (s *sessions) add(node, incarnation, epoch uint64, member bool) (restarted bool, evicted uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, known := s.byNode[node]
-	if !known && len(s.byNode) >= maxCallers {
-		return false, status.Errorf(codes.ResourceExhausted, "more than %d nodes called", maxCallers)
+	if !member && (!known || c.member) {
+		evicted = s.makeRoom()
 	}
 	restarted = known && c.incarnation != incarnation
 	if restarted {
@@ -97,8 +103,30 @@ func (s *sessions) add(node, incarnation, epoch uint64) (restarted bool, err err
 	if len(c.epochs) == maxEpochs {
 		c.epochs = slices.Delete(c.epochs, 0, 1)
 	}
-	s.byNode[node] = caller{incarnation, append(c.epochs, epoch)}
-	return restarted, nil
+	s.hellos++
+	s.byNode[node] = caller{incarnation, append(c.epochs, epoch), member, s.hellos}
+	return restarted, evicted
+}
+
+// makeRoom lets the stranger go that called longest ago when there are as many
+// as there may be. Members always have room: whoever says Hello under many names
+// must not keep them out.
+func (s *sessions) makeRoom() (evicted uint64) {
+	strangers, oldest := 0, uint64(math.MaxUint64)
+	for id, c := range s.byNode {
+		if c.member {
+			continue
+		}
+		strangers++
+		if c.hello < oldest {
+			evicted, oldest = id, c.hello
+		}
+	}
+	if strangers < maxStrangers {
+		return 0
+	}
+	delete(s.byNode, evicted)
+	return evicted
 }
 
 func (s *sessions) has(node, epoch uint64) bool {

@@ -27,12 +27,12 @@ func (s *server) Hello(_ context.Context, r *transportv1.HelloRequest) (*transpo
 		s.log.Warn("refused a caller", "from", r.GetFrom(), "error", status.Convert(err).Message())
 		return nil, err
 	}
-	restarted, err := s.sessions.add(r.GetFrom(), r.GetFromIncarnation(), r.GetEpoch())
-	if err != nil {
-		return nil, err
-	}
+	restarted, evicted := s.sessions.add(r.GetFrom(), r.GetFromIncarnation(), r.GetEpoch(), member)
 	if restarted {
 		s.reassembler.Forget(r.GetFrom())
+	}
+	if evicted != 0 {
+		s.forget(evicted)
 	}
 	if member {
 		s.limitTold(s.counters(r.GetFrom()), r.GetReceiveLimitBytes())

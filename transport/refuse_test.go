@@ -213,26 +213,95 @@ func TestHostileFrames(t *testing.T) {
 	}
 }
 
+// Members always have room. Of other callers, the one that called longest ago
+// gives way.
 func TestSessionsAreBounded(t *testing.T) {
 	s := sessions{byNode: map[uint64]caller{}}
-	for node := range uint64(maxCallers) {
-		if _, err := s.add(node, 1, 1); err != nil {
-			t.Fatal(err)
+	const first = 100 // stranger
+	if _, evicted := s.add(1, 1, 1, true); evicted != 0 {
+		t.Errorf("a member takes the place of %d", evicted)
+	}
+	for i := range uint64(maxStrangers) {
+		if _, evicted := s.add(first+i, 1, 1, false); evicted != 0 {
+			t.Fatalf("stranger %d takes the place of %d", i, evicted)
 		}
 	}
-	if _, err := s.add(maxCallers, 1, 1); status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("one more caller: %v", err)
+	if _, evicted := s.add(2, 1, 1, true); evicted != 0 {
+		t.Errorf("a member takes the place of %d", evicted)
 	}
-	for _, epoch := range []uint64{30, 10, 20, 40, 60, 50, 90, 80, 70, 100} { // lanes connect in any order
-		if restarted, err := s.add(5, 1, epoch); restarted || err != nil {
-			t.Fatal(restarted, err)
+	if _, evicted := s.add(first, 1, 2, false); evicted != 0 { // it calls again
+		t.Errorf("one that is known takes the place of %d", evicted)
+	}
+	for i := range uint64(2 * maxStrangers) {
+		want := first + 1 + i
+		if i == maxStrangers-1 {
+			want = first // called again after those
+		} else if i >= maxStrangers {
+			want--
+		}
+		if _, evicted := s.add(first+maxStrangers+i, 1, 1, false); evicted != want {
+			t.Fatalf("stranger %d takes the place of %d, want %d", maxStrangers+i, evicted, want)
+		}
+	}
+	if !s.has(1, 1) || !s.has(2, 1) || s.has(first, 2) || len(s.byNode) != maxStrangers+2 {
+		t.Errorf("%d callers are known; the members: %v, %v", len(s.byNode), s.has(1, 1), s.has(2, 1))
+	}
+	if _, evicted := s.add(1, 1, 1, false); evicted == 0 || evicted == 1 { // it was removed
+		t.Errorf("one that was a member takes the place of %d", evicted)
+	}
+}
+
+func TestEpochsAreBounded(t *testing.T) {
+	s := sessions{byNode: map[uint64]caller{}}
+	for _, epoch := range []uint64{1, 30, 10, 20, 40, 60, 50, 90, 80, 70, 100} { // lanes connect in any order
+		if restarted, _ := s.add(5, 1, epoch, false); restarted {
+			t.Fatal("another life")
 		}
 	}
 	if !s.has(5, 100) || !s.has(5, 20) || s.has(5, 1) || s.has(5, 10) || s.has(5, 30) || len(s.byNode[5].epochs) != maxEpochs {
 		t.Errorf("epochs %v", s.byNode[5])
 	}
-	if restarted, _ := s.add(5, 2, 2); !restarted || s.has(5, 100) || !s.has(5, 2) {
+	if restarted, _ := s.add(5, 2, 2, false); !restarted || s.has(5, 100) || !s.has(5, 2) {
 		t.Error("another life of the caller was not noticed")
+	}
+}
+
+// One who says Hello under thousands of names keeps no member out, and is not
+// remembered under all of them.
+func TestStrangersKeepNobodyOut(t *testing.T) {
+	b := startServer(t, 2, Config{})
+	b.change(func() { b.members[1] = Peer{ID: 1, Incarnation: 1001} })
+	c := raw(t, b)
+	vote := func(from uint64) *transportv1.Frame {
+		return &transportv1.Frame{From: from, To: 2, Epoch: 5, Header: appendHeader(nil, &pb.Message{
+			Type: pb.MsgVote.Enum(), To: new(uint64(2)), From: &from, Term: new(uint64(1)),
+		}, false)}
+	}
+	const first, calls = 1000, 2 * maxStrangers
+	for i := range uint64(calls) {
+		_, err := c.Hello(t.Context(), &transportv1.HelloRequest{
+			Protocol: 1, ClusterId: 77, From: first + i, FromIncarnation: 1, To: 2, ReceiveLimitBytes: 4096, Epoch: 5,
+		})
+		if err == nil {
+			_, err = c.Send(t.Context(), vote(first+i))
+		}
+		if err != nil {
+			t.Fatalf("call %d: %v", i, err)
+		}
+		b.transport.Send([]*pb.Message{heartbeat(2, first+i)}) // raft answers whoever asked
+	}
+	hello(t, c, 5)
+	if _, err := c.Send(t.Context(), vote(1)); err != nil {
+		t.Errorf("a member that called last: %v", err)
+	}
+	if _, err := c.Send(t.Context(), vote(first)); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a stranger that called long ago: %v", err)
+	}
+	s := b.transport.(*server)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.byNode) > maxStrangers+1 || len(s.unknown) > maxStrangers {
+		t.Errorf("%d callers have counters, %d receivers were reported", len(s.byNode), len(s.unknown))
 	}
 }
 

@@ -124,6 +124,9 @@ func (s *server) drop(m *pb.Message) {
 	}
 	s.mu.Lock()
 	first := !s.unknown[to]
+	if len(s.unknown) >= maxStrangers {
+		clear(s.unknown)
+	}
 	s.unknown[to] = true
 	s.mu.Unlock()
 	if first {
@@ -179,7 +182,21 @@ func (s *server) connect() {
 		now[d.ID] = newPeer(s.ctx, s, d)
 	}
 	s.peers.Store(&now)
+	for id := range old {
+		s.forget(id)
+	}
 	s.limitTold(nil, 0)
+}
+
+// forget drops what there is about a node that said Hello, unless it is a peer.
+func (s *server) forget(id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if (*s.peers.Load())[id] != nil {
+		return
+	}
+	s.reassembler.Forget(id)
+	delete(s.byNode, id)
 }
 
 // SetFaults implements Transport.
@@ -248,8 +265,8 @@ func (s *server) enter() bool {
 	return true
 }
 
-// counters returns those of a node, made if there are none. There are as many
-// as nodes that this one ever talked to.
+// counters returns those of a node, made if there are none: of peers, and of
+// callers that are remembered.
 func (s *server) counters(id uint64) *counters {
 	s.mu.Lock()
 	defer s.mu.Unlock()

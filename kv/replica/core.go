@@ -99,7 +99,9 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 
 // Step takes a message from a peer.
 func (c *Core) Step(m *raftpb.Message) {
-	c.heard[m.GetFrom()] = c.ticks
+	if hasRole(c.membership, m.GetFrom()) { // of others there is no end
+		c.heard[m.GetFrom()] = c.ticks
+	}
 	if m.GetType() == raftpb.MsgHeartbeatResp {
 		c.heartbeats.answer(m.GetFrom())
 	}

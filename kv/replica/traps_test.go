@@ -465,3 +465,17 @@ func TestTrapsNamesWhatIsThere(t *testing.T) {
 		t.Errorf("only %d names found", named)
 	}
 }
+
+// Whoever sends under ever new names is not remembered.
+func TestStrangersAreNotRemembered(t *testing.T) {
+	env := newRandomCluster(t, 3, 10, 1)
+	env.form()
+	env.settle()
+	c := env.nodes[0].core
+	for from := uint64(100); from < 10_000; from++ {
+		c.Step(&raftpb.Message{Type: raftpb.MsgVote.Enum(), From: &from, To: new(uint64(1)), Term: new(c.term)})
+	}
+	if len(c.heard) > 3 {
+		t.Errorf("%d nodes are remembered, of 3", len(c.heard))
+	}
+}
