@@ -15,7 +15,10 @@ import (
 const protocolVersion = 1
 
 // checkHello decides whether a node answers a caller. member and known are what
-// its membership says about the caller. fatal means that the caller's cluster
+// its membership says about the caller. A caller in no cluster has to be a member
+// of this one: a node that joins calls those only who called it, which they do
+// once they know it for a member. One who knows the cluster need not be: this
+// node may have to hear from it that it was added. fatal means that the caller's cluster
 // knows this node with another memory while it has none of the cluster: it is a
 // node without a durable log that came back under its old id. It could vote
 // twice and its log is shorter than the leader believes, so it has to end.
@@ -35,6 +38,8 @@ func checkHello(self Identity, known Peer, member bool, r *transportv1.HelloRequ
 		return false, errForgotten(r.GetFrom())
 	case r.GetToIncarnation() != 0 && r.GetToIncarnation() != self.Incarnation:
 		return self.ClusterID == 0 && r.GetClusterId() != 0, errForgotten(self.Node)
+	case !member && r.GetClusterId() == 0 && self.ClusterID != 0:
+		return false, status.Errorf(codes.FailedPrecondition, "node %d is in no cluster, and no member of cluster %016x, which node %d is in", r.GetFrom(), self.ClusterID, self.Node)
 	}
 	return false, nil
 }

@@ -17,7 +17,7 @@ import (
 
 func TestCheckHello(t *testing.T) {
 	self := Identity{ClusterID: 77, Node: 2, Incarnation: 20}
-	member := Peer{ID: 1, Incarnation: 10}
+	known := Peer{ID: 1, Incarnation: 10}
 	good := func() *transportv1.HelloRequest {
 		return &transportv1.HelloRequest{Protocol: 1, ClusterId: 77, From: 1, FromIncarnation: 10, To: 2, ToIncarnation: 20, ReceiveLimitBytes: 4096, Epoch: 1}
 	}
@@ -35,7 +35,10 @@ func TestCheckHello(t *testing.T) {
 		{"from 2^64-1", func(_ *Identity, r *transportv1.HelloRequest) { r.From = 1<<64 - 1 }, codes.PermissionDenied, "", false},
 		{"limit of 511", func(_ *Identity, r *transportv1.HelloRequest) { r.ReceiveLimitBytes = 511 }, codes.InvalidArgument, "511 is below the minimum 512", false},
 		{"another cluster", func(_ *Identity, r *transportv1.HelloRequest) { r.ClusterId = 78 }, codes.FailedPrecondition, "cluster", false},
-		{"caller without cluster", func(_ *Identity, r *transportv1.HelloRequest) { r.ClusterId = 0 }, codes.OK, "", false},
+		{"member without cluster", func(_ *Identity, r *transportv1.HelloRequest) { r.ClusterId = 0 }, codes.OK, "", false},
+		{"stranger of the cluster", func(_ *Identity, r *transportv1.HelloRequest) { r.From = 3 }, codes.OK, "", false},
+		{"stranger without cluster", func(_ *Identity, r *transportv1.HelloRequest) { r.From, r.ClusterId = 3, 0 }, codes.FailedPrecondition, "node 3 is in no cluster, and no member of cluster 000000000000004d", false},
+		{"both without cluster", func(i *Identity, r *transportv1.HelloRequest) { i.ClusterID, r.From, r.ClusterId = 0, 3, 0 }, codes.OK, "", false},
 		{"new node", func(i *Identity, _ *transportv1.HelloRequest) { i.ClusterID = 0 }, codes.OK, "", false},
 		{"another node", func(_ *Identity, r *transportv1.HelloRequest) { r.To = 3 }, codes.FailedPrecondition, "this is node 2, not node 3", false},
 		{"caller forgot", func(_ *Identity, r *transportv1.HelloRequest) { r.FromIncarnation = 11 }, codes.FailedPrecondition, "remove node 1, add it again under a new id", false},
@@ -46,7 +49,11 @@ func TestCheckHello(t *testing.T) {
 	for _, test := range tests {
 		id, r := self, good()
 		test.change(&id, r)
-		fatal, err := checkHello(id, member, true, r)
+		member, peer := r.GetFrom() == known.ID, Peer{}
+		if member {
+			peer = known
+		}
+		fatal, err := checkHello(id, peer, member, r)
 		if status.Code(err) != test.code || fatal != test.fatal || err != nil && !strings.Contains(err.Error(), test.text) {
 			t.Errorf("%s: fatal %v, %v", test.name, fatal, err)
 		}
@@ -310,6 +317,7 @@ func TestCallerIsAnswered(t *testing.T) {
 	a, b := startServer(t, 1, Config{}), startServer(t, 2, Config{})
 	a.change(func() { a.identity.PeerAddress = a.address })
 	b.change(func() { b.identity.ClusterID = 0 })
+	a.change(func() { a.members[2] = b.peer() })
 	a.transport.SetPeers([]Peer{b.peer()})
 	a.transport.Send([]*pb.Message{appendMessage(0)})
 	b.await(t, "the call", func() bool { return len(b.stepped) == 1 && len(b.transport.Stats()) == 1 })

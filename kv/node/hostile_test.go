@@ -142,6 +142,60 @@ func TestHostilePeer(t *testing.T) {
 	}
 }
 
+// One who is no member sends a heartbeat of a term after which there is hardly
+// another: the cluster writes and elects as before. In no cluster, it is not even
+// listened to.
+func TestStrangerAtTheEndOfTerms(t *testing.T) {
+	members := startCluster(t, 3, nil)
+	leader, followers := leaderOf(t, members)
+	ctx := within(t, time.Minute)
+	const stranger, term = 99, math.MaxUint64 - 1
+	for i, victim := range []*member{followers[0], leader} {
+		conn, err := grpc.NewClient("passthrough:///"+victim.PeerAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close() //nolint:errcheck // the test is over
+		peer := transportv1.NewRaftTransportClient(conn)
+		call := func(cluster uint64) (hello, sent error) {
+			_, hello = peer.Hello(ctx, &transportv1.HelloRequest{
+				Protocol: 1, ClusterId: cluster, ReceiveLimitBytes: 4096, Epoch: 1, From: stranger, FromIncarnation: 1, To: victim.ID(),
+			})
+			header, err := proto.Marshal(&pb.Message{
+				Type: pb.MsgHeartbeat.Enum(), From: new(uint64(stranger)), To: new(victim.ID()), Term: new(uint64(term)), Commit: new(uint64(0)),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, sent = peer.Send(ctx, &transportv1.Frame{From: stranger, To: victim.ID(), Epoch: 1, Header: header})
+			return hello, sent
+		}
+		if hello, sent := call(0); status.Code(hello) != codes.FailedPrecondition || status.Code(sent) != codes.PermissionDenied {
+			t.Errorf("a stranger in no cluster: Hello %v, Send %v", hello, sent)
+		}
+		if hello, sent := call(victim.Replica().Membership().GetClusterId()); hello != nil || sent != nil {
+			t.Errorf("a stranger that knows the cluster: Hello %v, Send %v", hello, sent)
+		}
+		eventually(t, "the heartbeat is refused", func() bool {
+			st, err := victim.cluster.Status(ctx, &clusterv1.StatusRequest{})
+			return err == nil && st.GetCounters()["messages_refused"] > 0
+		})
+		if _, err := leader.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte{byte(i)}}); err != nil {
+			t.Fatalf("a write afterwards: %v", err)
+		}
+	}
+	// An election, with pre-votes: the leader is gone.
+	stopNode(t, leader.Node)
+	leader, _ = leaderOf(t, followers)
+	if _, err := leader.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
+		t.Errorf("a write after an election: %v", err)
+	}
+	st, err := leader.cluster.Status(ctx, &clusterv1.StatusRequest{})
+	if err != nil || st.GetTerm() > 1000 {
+		t.Errorf("term %d, %v", st.GetTerm(), err)
+	}
+}
+
 // 20,000 streams at once on one connection, from one who does not read the
 // settings: those over the limit are refused, and the port serves others.
 func TestStreamFlood(t *testing.T) {

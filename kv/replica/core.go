@@ -97,8 +97,20 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 	return c, nil
 }
 
+// maxTermJump is how far the term of a message may lie beyond this node's. An
+// election adds 1, so that nothing true comes near, not even for a node that
+// joins. Raft believes any term, and after one at the end of what can be counted
+// nobody can be elected.
+const maxTermJump = 1 << 32
+
 // Step takes a message from a peer.
 func (c *Core) Step(m *raftpb.Message) {
+	if term := m.GetTerm(); term > c.term && term-c.term > maxTermJump {
+		c.count.MessagesRefused++
+		c.cfg.Logger.Warn("term far beyond this node's refused",
+			"from", m.GetFrom(), "type", m.GetType(), "term", term, "own", c.term)
+		return
+	}
 	if hasRole(c.membership, m.GetFrom()) { // of others there is no end
 		c.heard[m.GetFrom()] = c.ticks
 	}

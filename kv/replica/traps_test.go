@@ -479,3 +479,36 @@ func TestStrangersAreNotRemembered(t *testing.T) {
 		t.Errorf("%d nodes are remembered, of 3", len(c.heard))
 	}
 }
+
+// A term that no cluster reaches is refused, of any message: it would be the last
+// but one that can be counted.
+func TestTermBeyondReach(t *testing.T) {
+	for _, kind := range []raftpb.MessageType{
+		raftpb.MsgHeartbeat, raftpb.MsgApp, raftpb.MsgVote, raftpb.MsgPreVoteResp, raftpb.MsgAppResp, raftpb.MsgSnap,
+	} {
+		env := newRandomCluster(t, 3, 10, 1)
+		env.form()
+		env.settle()
+		leader := env.nodes[0]
+		term, refused := leader.core.term, leader.core.count.MessagesRefused
+		leader.core.Step(&raftpb.Message{
+			Type: kind.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(term + maxTermJump + 1),
+			Reject: new(true), LogTerm: new(uint64(1)), Index: new(uint64(1)),
+			Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{ConfState: &raftpb.ConfState{}}},
+		})
+		leader.advance()
+		if got := leader.core.rn.BasicStatus().GetTerm(); got != term || leader.core.count.MessagesRefused != refused+1 {
+			t.Errorf("%s: term %d becomes %d, %d messages refused", kind, term, got, leader.core.count.MessagesRefused-refused)
+		}
+	}
+	// A node that joins follows whoever leads a cluster of very many elections.
+	env := newRandomCluster(t, 2, 10, 1)
+	joins := env.nodes[1]
+	joins.core.Step(&raftpb.Message{
+		Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(1)), To: new(uint64(2)), Term: new(uint64(maxTermJump)),
+	})
+	joins.advance()
+	if joins.core.term != maxTermJump || joins.core.leader != 1 {
+		t.Errorf("a node that joins is at term %d and follows %d", joins.core.term, joins.core.leader)
+	}
+}
