@@ -14,36 +14,75 @@ import (
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
-// clientCodec is gRPC's protobuf codec, but for the two requests that carry what
-// is written: those it decodes with a few allocations, whatever they hold, of
+// clientCodec is gRPC's protobuf codec, but for the requests that carry what is
+// written. Two of them it decodes with a few allocations, whatever they hold, of
 // which one is their bytes, copied once; keys and values lie in it. The stock
-// decoder allocates three times an operation, and copies a large value twice.
+// decoder allocates three times an operation, and copies a large value twice. And
+// of requests of many operations it decodes none of those with more than may be.
 type clientCodec struct{ encoding.CodecV2 }
 
 func newClientCodec() encoding.CodecV2 { return clientCodec{encoding.GetCodecV2(protocodec.Name)} }
 
 // Unmarshal implements encoding.CodecV2. Nothing of data is kept.
 func (c clientCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	var decode func(src []byte) bool
 	switch m := v.(type) {
 	case *kvv1.StreamRequest:
-		decode = func(src []byte) bool { return decodeStreamRequest(src, m) }
+		src := joined(data)
+		if decodeStreamRequest(src, m) {
+			return nil
+		}
+		return unmarshalOperations(src, m, &m.Operations)
 	case *kvv1.PutRequest:
-		decode = func(src []byte) bool { return decodePutRequest(src, m) }
-	default:
-		return c.CodecV2.Unmarshal(data, v)
+		src := joined(data)
+		if decodePutRequest(src, m) {
+			return nil
+		}
+		return proto.Unmarshal(src, m)
+	case *kvv1.BatchRequest:
+		src := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		defer src.Free()
+		return unmarshalOperations(src.ReadOnlyData(), m, &m.Operations)
 	}
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+// joined returns the bytes in memory of their own. Join, unlike make, does not
+// clear what it allocates before it copies.
+func joined(data mem.BufferSlice) []byte {
 	parts := make([][]byte, len(data))
 	for i, b := range data {
 		parts[i] = b.ReadOnlyData()
 	}
-	// Join, unlike make, does not clear what it allocates before it copies.
-	src := bytes.Join(parts, nil)
-	if decode(src) {
-		return nil
+	return bytes.Join(parts, nil)
+}
+
+// unmarshalOperations has the stock decoder decode src into m, whose operations
+// are its field 1. An operation takes two bytes and becomes a hundred and more, so
+// too many of them are not decoded: m then has one more than may be, all nil, for
+// checkOperations to refuse.
+func unmarshalOperations(src []byte, m proto.Message, operations *[]*kvv1.Operation) error {
+	if !tooManyOperations(src) {
+		return proto.Unmarshal(src, m)
 	}
-	// Something rare: the stock decoder knows what to make of it.
-	return proto.Unmarshal(src, v.(proto.Message))
+	proto.Reset(m)
+	*operations = make([]*kvv1.Operation, maxOperations+1)
+	return nil
+}
+
+// tooManyOperations looks no further than the stock decoder would, which stops at
+// what is malformed, or at the end.
+func tooManyOperations(src []byte) bool {
+	for count := 0; count <= maxOperations; {
+		number, kind, n := protowire.ConsumeField(src)
+		if n < 0 {
+			return false
+		}
+		if number == 1 && kind == protowire.BytesType {
+			count++
+		}
+		src = src[n:]
+	}
+	return true
 }
 
 // field consumes one field of known number and type; false for any other.
@@ -105,7 +144,7 @@ func decodeStreamRequest(src []byte, m *kvv1.StreamRequest) bool {
 		rest = after
 	}
 	if count > maxOperations {
-		return false // refused when it is seen; no slab for it
+		return false // no slab for it
 	}
 	slab := make([]kvv1.Operation, count)
 	m.Operations = make([]*kvv1.Operation, count)

@@ -2,6 +2,8 @@ package node
 
 import (
 	"bytes"
+	"runtime"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc/mem"
@@ -18,6 +20,7 @@ func sameAsStock(t interface{ Fatalf(string, ...any) }, data []byte) {
 	for _, m := range []func() proto.Message{
 		func() proto.Message { return new(kvv1.StreamRequest) },
 		func() proto.Message { return new(kvv1.PutRequest) },
+		func() proto.Message { return new(kvv1.BatchRequest) },
 		func() proto.Message { return new(kvv1.GetRequest) },
 	} {
 		want, got := m(), m()
@@ -63,6 +66,52 @@ func TestClientCodecIsStock(t *testing.T) {
 			sameAsStock(rt, data[:rapid.IntRange(0, len(data)).Draw(rt, "cut")])
 		}
 	})
+}
+
+// allocated is how many bytes a call allocates, whether or not they stay.
+func allocated(call func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	call()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// Operations that are too many are not decoded, wherever in the request they
+// are: each takes two bytes of it, and would take a hundred and more of memory.
+func TestTooManyOperationsAreNotDecoded(t *testing.T) {
+	codec := newClientCodec()
+	many := bytes.Repeat([]byte{10, 0}, 4<<20)
+	unknown := []byte{15 << 3, 1}
+	for name, data := range map[string][]byte{
+		"operations":         many,
+		"unknown, then many": slices.Concat(unknown, many),
+		"many, then unknown": slices.Concat(many, unknown),
+		"many, then junk":    append(bytes.Clone(many), 0xff),
+	} {
+		for _, m := range []interface {
+			proto.Message
+			GetOperations() []*kvv1.Operation
+		}{new(kvv1.StreamRequest), new(kvv1.BatchRequest)} {
+			var err error
+			bytes := allocated(func() { err = codec.Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, m) })
+			if err != nil || checkOperations(len(m.GetOperations())) == nil {
+				t.Errorf("%T of %s: %d operations, %v", m, name, len(m.GetOperations()), err)
+			}
+			if bytes > uint64(4*len(data)) {
+				t.Errorf("%T of %s: %d bytes allocated for %d", m, name, bytes, len(data))
+			}
+		}
+	}
+	// As many as may be are.
+	for _, m := range []proto.Message{new(kvv1.StreamRequest), new(kvv1.BatchRequest)} {
+		if err := codec.Unmarshal(mem.BufferSlice{mem.SliceBuffer(many[:2*maxOperations])}, m); err != nil {
+			t.Fatal(err)
+		}
+		if data, err := proto.Marshal(m); err != nil || !bytes.Equal(data, many[:2*maxOperations]) {
+			t.Errorf("%T of %d operations: %d bytes, %v", m, maxOperations, len(data), err)
+		}
+	}
 }
 
 func FuzzClientCodec(f *testing.F) {

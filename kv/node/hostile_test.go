@@ -196,6 +196,55 @@ func TestStrangerAtTheEndOfTerms(t *testing.T) {
 	}
 }
 
+// A request of a few kilobytes that inflates to millions of operations is refused
+// for their number, and costs no more than its bytes.
+func TestOperationBomb(t *testing.T) {
+	m := startCluster(t, 1, nil)[0]
+	ctx := within(t, time.Minute)
+	bomb := make([]*kvv1.Operation, 4<<20)
+	none := new(kvv1.Operation)
+	for i := range bomb {
+		bomb[i] = none
+	}
+	const want = "operations has more elements than the limit of 65536"
+	refused := func(by string, send func() error) {
+		t.Helper()
+		var err error
+		bytes := allocated(func() { err = send() })
+		if code, applied, _ := outcome(err); code != codes.InvalidArgument || applied != kvv1.Applied_APPLIED_NO || status.Convert(err).Message() != want {
+			t.Errorf("%s: %v", by, err)
+		}
+		if bytes > 256<<20 {
+			t.Errorf("%s: %d bytes allocated", by, bytes)
+		}
+	}
+	refused("Batch", func() error {
+		_, err := m.kv.Batch(ctx, &kvv1.BatchRequest{Operations: bomb}, grpc.UseCompressor("gzip"))
+		return err
+	})
+	stream, err := m.kv.Stream(ctx, grpc.UseCompressor("gzip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&kvv1.StreamRequest{Operations: []*kvv1.Operation{op(1, opPut, "k", "v")}}); err != nil {
+		t.Fatal(err)
+	}
+	refused("Stream", func() error {
+		if err := stream.Send(&kvv1.StreamRequest{Operations: bomb}); err != nil {
+			return err
+		}
+		// What came before has its answer.
+		if resp, err := stream.Recv(); err != nil || len(resp.GetResults()) != 1 || resp.GetResults()[0].GetError() != nil {
+			t.Errorf("the request before: %v, %v", resp, err)
+		}
+		_, err := stream.Recv()
+		return err
+	})
+	if _, err := m.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+}
+
 // 20,000 streams at once on one connection, from one who does not read the
 // settings: those over the limit are refused, and the port serves others.
 func TestStreamFlood(t *testing.T) {

@@ -134,7 +134,7 @@ func TestBadRequests(t *testing.T) {
 			_, err := s.Put(ctx, &kvv1.PutRequest{Key: []byte("a"), Value: make([]byte, kv.MaxItemSize)})
 			return err
 		}, "key and value of 67108865 bytes exceed the limit of 67108864 bytes"},
-		{"batch of too many", func() error { return batch(make([]*kvv1.Operation, maxOperations+1)...) }, "operations has 65537 elements, which exceeds the limit of 65536"},
+		{"batch of too many", func() error { return batch(make([]*kvv1.Operation, maxOperations+1)...) }, "operations has more elements than the limit of 65536"},
 		{"empty batch", func() error { return batch() }, "operations is empty; a batch needs at least 1"},
 		{"batch of no known kind", func() error {
 			return batch(&kvv1.Operation{Kind: kvv1.OperationKind_OPERATION_KIND_PUT, Key: []byte("a")}, &kvv1.Operation{Kind: 9, Key: []byte("a")})

@@ -98,12 +98,8 @@ func (x *exchange) release() {
 // all linearizable reads, and one for all lease reads.
 func (x *exchange) start(r consensus) {
 	barriers, leases := false, false
-	tooMany := checkOperations(len(x.request.GetOperations()))
 	for i, op := range x.request.GetOperations() {
 		cmd, err := command(op)
-		if tooMany != nil {
-			err = tooMany
-		}
 		switch {
 		case err != nil:
 			x.results[i].Error = x.errors.operation(err)
@@ -223,10 +219,12 @@ func (s *kvService) Stream(stream grpc.BidiStreamingServer[kvv1.StreamRequest, k
 			return s.errors.status(&interruptedError{cause: ctx.Err(), note: "writes without an answer may have been applied"})
 		}
 	}
+	_, invalid := errors.AsType[*invalidError](end)
 	switch {
 	case errors.Is(end, io.EOF):
 		return nil
-	case errors.Is(end, replica.ErrStopped):
+	case invalid, errors.Is(end, replica.ErrStopped):
+		// All that was taken in has its answer, so this is about the rest.
 		return s.errors.status(end)
 	}
 	// A message that gRPC refused, which ended the stream already: without an
@@ -241,6 +239,9 @@ func (s *kvService) receive(
 ) {
 	for {
 		req, err := stream.Recv()
+		if err == nil {
+			err = checkOperations(len(req.GetOperations()))
+		}
 		if err != nil {
 			ended <- err
 			return
