@@ -332,7 +332,7 @@ func verify(t *testing.T, tg target.Target, r *load.Recording, stale bool) {
 	for i, revision := range r.Acked {
 		read := func() load.Result { return do(t, s, load.Op{Kind: load.Get, Key: r.Config.AppendKey(nil, i)})[0] }
 		got := read()
-		for deadline := time.Now().Add(10 * time.Second); stale && got.ModRevision < revision && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(30 * time.Second); stale && got.ModRevision < revision && time.Now().Before(deadline); {
 			time.Sleep(time.Millisecond)
 			got = read()
 		}
