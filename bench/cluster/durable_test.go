@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,7 @@ func TestNothingDurableIsLost(t *testing.T) {
 	t.Cleanup(func() { _ = cl.Close() })
 	const writers = 8
 	var acknowledged, attempted [writers]int
+	var written atomic.Int64
 	for round := range kills(t) {
 		before := acknowledged
 		load, stop := context.WithCancel(ctx)
@@ -62,14 +64,16 @@ func TestNothingDurableIsLost(t *testing.T) {
 					_, err := cl.Put(load, fmt.Append(nil, w), fmt.Append(nil, attempted[w]))
 					if err == nil {
 						acknowledged[w] = attempted[w]
+						written.Add(1)
 					} else if load.Err() == nil {
 						_ = sleep(load, 5*time.Millisecond) // nobody leads
 					}
 				}
 			})
 		}
-		waitFor(t, "a leader", func() bool { _, err := c.Leader(ctx); return err == nil })
-		_ = sleep(ctx, 300*time.Millisecond)
+		enough := written.Load() + 100
+		waitFor(t, "100 writes", func() bool { return written.Load() >= enough })
+		_ = sleep(ctx, 200*time.Millisecond)
 		nodes := c.Nodes()
 		var killing sync.WaitGroup
 		for _, n := range nodes {
@@ -103,14 +107,7 @@ func TestNothingDurableIsLost(t *testing.T) {
 			}
 		}
 	}
-	total := 0
-	for w := range writers {
-		total += acknowledged[w]
-	}
-	if total < 100*kills(t) {
-		t.Errorf("only %d writes were acknowledged in all", total)
-	}
-	t.Logf("%d writes in %d rounds, none lost", total, kills(t))
+	t.Logf("%d writes in %d rounds, none lost", written.Load(), kills(t))
 	sameState(ctx, t, c)
 }
 

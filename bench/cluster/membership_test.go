@@ -95,7 +95,7 @@ func TestMembershipUnderLoad(t *testing.T) {
 	for _, name := range []string{"in-process-grpc", "processes"} {
 		t.Run(name, func(t *testing.T) {
 			c := start(t, quick(shapes()[name]))
-			ctx := within(t, 2*time.Minute)
+			ctx := within(t, 5*time.Minute)
 			cl := newClient(t, c)
 			w := startWriters(ctx, t, c)
 			change := func(retain bool, voters ...uint64) *kvv1.Membership {
@@ -167,7 +167,7 @@ func TestMembershipRefusedUnderLoad(t *testing.T) {
 	for _, name := range []string{"in-process-grpc", "processes"} {
 		t.Run(name, func(t *testing.T) {
 			c := start(t, quick(shapes()[name]))
-			ctx := within(t, 2*time.Minute)
+			ctx := within(t, 5*time.Minute)
 			cl := newClient(t, c)
 			w := startWriters(ctx, t, c)
 			learner, err := c.AddLearner(ctx)

@@ -42,9 +42,18 @@ func TestStall(t *testing.T) {
 		Seed: 1, Warmup: 500 * time.Millisecond, Duration: window,
 	}
 
-	cfg.Rate = 300
+	closed, least, _ := runStalled(t, c, unary, cfg, stall)
+	all := closed.ResponseAll()
+	p99, longest := time.Duration(all.ValueAtPercentile(99)), time.Duration(all.Max())
+	t.Logf("closed loop: p99 %v, max %v of %d operations", p99, longest, closed.Operations)
+	if p99 > stall/2 || longest < least-stall/10 {
+		t.Errorf("closed loop: p99 %v and max %v: it should hide the stall but for one operation a client", p99, longest)
+	}
+
+	// Far below what this machine can do, or the backlog is not little.
+	cfg.Rate = min(300, float64(closed.Operations)/(window-stall).Seconds()/10)
 	open, least, most := runStalled(t, c, unary, cfg, stall)
-	all := open.ResponseAll()
+	all = open.ResponseAll()
 	for _, p := range []float64{95, 99, 100} {
 		got := time.Duration(all.ValueAtPercentile(p))
 		before := time.Duration((1 - p/100) * float64(window))
@@ -59,15 +68,6 @@ func TestStall(t *testing.T) {
 	}
 	if p99 := time.Duration(open.ServiceAll().ValueAtPercentile(99)); p99 > stall/2 {
 		t.Errorf("open loop: service p99 is %v, though %d of %d operations were under way", p99, cfg.Clients, open.Operations)
-	}
-
-	cfg.Rate = 0
-	closed, least, _ := runStalled(t, c, unary, cfg, stall)
-	all = closed.ResponseAll()
-	p99, longest := time.Duration(all.ValueAtPercentile(99)), time.Duration(all.Max())
-	t.Logf("closed loop: p99 %v, max %v of %d operations", p99, longest, closed.Operations)
-	if p99 > stall/2 || longest < least-stall/10 {
-		t.Errorf("closed loop: p99 %v and max %v: it should hide the stall but for one operation a client", p99, longest)
 	}
 }
 
