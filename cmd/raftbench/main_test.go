@@ -242,7 +242,7 @@ func TestBuildMismatch(t *testing.T) {
 	if err := os.Symlink(filepath.Join(bin, "raftkv"), filepath.Join(dir, "raftkv")); err != nil {
 		t.Fatal(err)
 	}
-	file := experimentFile(t, "name: x\nceiling: none\nfixed: {topology: processes, keys: 10}\nmeasure: {warmup: 0s, duration: 50ms, blocks: 1}\n")
+	file := experimentFile(t, "name: x\nceiling: none\nfixed: {topology: processes, keys: 10}\nmeasure: {warmup: 0s, duration: 500ms, blocks: 1}\n")
 	run := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "raftbench"), append([]string{"run", file, "--no-profiles"}, args...)...)
 		out, err := cmd.CombinedOutput()

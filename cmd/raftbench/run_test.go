@@ -28,17 +28,26 @@ fixed: {keys: 100, clients: 4}
 arms:
   - {topology: in-process, target: [direct, bare], op: [put, mixed]}
   - {topology: in-process-grpc, target: unary, op: put}
-  - {topology: processes, target: unary, op: [put, get], stages-slice: 50ms}
+  - {topology: processes, target: unary, op: [put, get], stages-slice: 100ms}
   - {topology: processes, target: coalesce, op: mixed, read: follower}
   - {topology: [in-process-grpc, processes], target: pipeline, op: mixed, ops-per-message: 8}
-  - {topology: in-process-grpc, listener: bufconn, target: unary, op: put, rate: 500}
+  - {topology: in-process-grpc, listener: bufconn, target: unary, op: put, rate: 500, arrivals: [constant, poisson]}
   - {topology: processes, target: pipeline, op: mixed, ops-per-message: 4, key-distribution: latest, key-size: 8..64, value-size: 16..2KiB}
   - {topology: in-process, target: direct, op: put, key-distribution: hotspot, think-time: 1ms}
-  - {topology: [in-process, processes], target: unary, op: put, log-entries: 10, events: join at 20ms}
-  - {topology: in-process-grpc, target: unary, op: put, value-size: 1MiB, chunking: [none, fragment], chunk-size: 64KiB, max-message: 512KiB}
+  - {topology: in-process-grpc, target: unary, op: put, value-size: 600KiB, chunking: [none, fragment], chunk-size: 64KiB, max-message: 512KiB}
 baseline: {topology: in-process-grpc}
 ceiling: [wire, relay]
-measure: {warmup: 50ms, duration: 200ms, blocks: 1}
+measure: {warmup: 50ms, duration: 400ms, blocks: 1}
+`
+
+// joining has windows in which a process can start on a machine that is busy.
+const joining = `
+name: joining
+question: Does a node that joins keep others from their work?
+fixed: {keys: 100, clients: 4, target: unary, op: put, log-entries: 10, events: join at 20ms}
+vary: {topology: [in-process, processes]}
+ceiling: none
+measure: {warmup: 50ms, duration: 2s, blocks: 1, profile: 2s}
 `
 
 // TestSmoke runs it end to end, as users do, and checks what it leaves.
@@ -91,6 +100,25 @@ func TestSmoke(t *testing.T) {
 	noProcess(t)
 }
 
+func TestJoining(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	code, _, stderr := cli(t.Context(), "run", experimentFile(t, joining), "--out", dir, "--server-bin", filepath.Join(bin, "raftkv"))
+	if code != exitDone {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	run, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(run.Trials) != 4 {
+		t.Errorf("%d trials", len(run.Trials))
+	}
+	for i := range run.Trials {
+		checkTrial(t, dir, &run.Trials[i], run.Variants[slices.IndexFunc(run.Variants, func(v bench.Variant) bool { return v.ID == run.Trials[i].Variant })])
+	}
+	noProcess(t)
+}
+
 func checkTrial(t *testing.T, dir string, trial *bench.Trial, v bench.Variant) {
 	t.Helper()
 	name := v.Name + " " + trial.Kind
@@ -103,7 +131,7 @@ func checkTrial(t *testing.T, dir string, trial *bench.Trial, v bench.Variant) {
 	if v.Role != bench.RoleCeiling && trial.VerifiedKeys == 0 && v.Config["op"] != "get" {
 		t.Errorf("%s: no key was read back", name)
 	}
-	if joins := v.Params["events"] != ""; joins != (len(trial.Events) == 2) || joins && !strings.HasPrefix(trial.Events[0].What, "a node joined") {
+	if joins := strings.HasPrefix(v.Config["events"], bench.DoJoin); joins != (len(trial.Events) == 2) || joins && !strings.HasPrefix(trial.Events[0].What, "a node joined") {
 		t.Errorf("%s: events %+v", name, trial.Events)
 	}
 	checkStages(t, name, trial, v)
@@ -212,7 +240,7 @@ func checkUsage(t *testing.T, dir string, trials []bench.Trial) {
 // noProcess checks that nothing of bin runs any more.
 func noProcess(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		left := running(t)
 		if len(left) == 0 {
@@ -304,7 +332,7 @@ func TestEndpoints(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	file := experimentFile(t, "name: x\nfixed: {keys: 50}\nvary: {op: [put, get]}\nmeasure: {warmup: 20ms, duration: 100ms, blocks: 2}\n")
+	file := experimentFile(t, "name: x\nfixed: {keys: 50}\nvary: {op: [put, get]}\nmeasure: {warmup: 20ms, duration: 500ms, blocks: 2}\n")
 	dir := filepath.Join(t.TempDir(), "run")
 	code, _, stderr := cli(t.Context(), "run", file, "--out", dir, "--no-profiles", "--endpoints", strings.Join(c.Endpoints(), ","))
 	if code != 0 {
@@ -355,7 +383,7 @@ arms:
 answer-by: [events]
 metric: outage-ns
 ceiling: none
-measure: {warmup: 100ms, duration: 3s, blocks: 1, profile: 0s}
+measure: {warmup: 100ms, duration: 4s, blocks: 1, profile: 0s}
 `)
 	code, _, stderr := cli(t.Context(), "run", source, "--verify", "--out", dir, "--server-bin", filepath.Join(bin, "raftkv"))
 	if code != exitDone || !strings.Contains(stderr, "skipped events=kill follower at 500ms; restart killed at 1.5s storage=memory: events restarts a node, which needs storage wal") {
@@ -421,7 +449,7 @@ func TestTargetWithoutQuorum(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	file := experimentFile(t, "name: x\nfixed: {clients: 3, keys: 10}\nmeasure: {warmup: 0s, duration: 300ms, blocks: 2}\n")
+	file := experimentFile(t, "name: x\nfixed: {clients: 3, keys: 10}\nmeasure: {warmup: 0s, duration: 500ms, blocks: 2}\n")
 	dir := filepath.Join(t.TempDir(), "run")
 	code, out, stderr := cli(t.Context(), "run", file, "--out", dir, "--endpoints", endpoint, "--no-profiles")
 	if code != exitFailed || !strings.Contains(stderr, "no operation was acknowledged") {
@@ -464,7 +492,12 @@ func TestTargetGoesDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed := make(chan error, 1)
-	time.AfterFunc(500*time.Millisecond, func() { closed <- c.Close() })
+	go func() {
+		for c.Node(1).Local().Store().State().Keys == 0 && t.Context().Err() == nil { // until writes arrive
+			time.Sleep(5 * time.Millisecond)
+		}
+		closed <- c.Close()
+	}()
 	file := experimentFile(t, "name: x\nfixed: {clients: 3, keys: 10}\nmeasure: {warmup: 0s, duration: 2s, blocks: 5}\n")
 	dir := filepath.Join(t.TempDir(), "run")
 	code, out, stderr := cli(t.Context(), "run", file, "--out", dir, "--endpoints", strings.Join(c.Endpoints(), ","), "--no-profiles")

@@ -46,7 +46,7 @@ name: verified
 question: Does it keep its promises?
 fixed: {op: mixed, target: pipeline, keys: 16, clients: 8}
 ceiling: none
-measure: {warmup: 0s, duration: 300ms, blocks: 1, profile: 0s}
+measure: {warmup: 0s, duration: 500ms, blocks: 1, profile: 0s}
 `
 
 // A cluster that now and then acknowledges a write without doing it, or answers

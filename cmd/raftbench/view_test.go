@@ -21,7 +21,7 @@ import (
 // broken.
 func runsHere(t *testing.T) {
 	t.Helper()
-	file := experimentFile(t, "name: x\nceiling: none\nquestion: What?\nfixed: {topology: in-process, target: direct, keys: 10}\nmeasure: {warmup: 0s, duration: 50ms, blocks: 1, profile: 0s}\n")
+	file := experimentFile(t, "name: x\nceiling: none\nquestion: What?\nfixed: {topology: in-process, target: direct, keys: 10}\nmeasure: {warmup: 0s, duration: 300ms, blocks: 1, profile: 0s}\n")
 	t.Chdir(t.TempDir())
 	for _, name := range []string{"first", "second"} {
 		if code, _, stderr := cli(t.Context(), "run", file, "--out", filepath.Join(runsRoot, name)); code != 0 {
