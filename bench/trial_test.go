@@ -64,15 +64,20 @@ func TestOutageBeyondTheWindow(t *testing.T) {
 // acknowledged is read back, and their histories are checked.
 func TestTrialsThatFailAreVerified(t *testing.T) {
 	for name, c := range map[string]struct {
-		fields, problem string
+		fields, events, problem string
 	}{
 		// Five answers a second of the thousand that are due.
-		"overloaded":     {"rate: 1000, clients: 1, link-delay: 100ms", "cannot follow 1000 operations a second"},
-		"a failed event": {"clients: 2, events: kill 3 at 50ms; kill 3 at 100ms", "node 3 has ended"},
+		"overloaded": {"rate: 1000, clients: 1, link-delay: 100ms", "none", "cannot follow 1000 operations a second"},
+		// Which Expand would have refused.
+		"a failed event": {"clients: 2", "pause 3 at 0s for 1ms", "not possible in this topology"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			plan, err := ParsePlan(c.events)
+			if err != nil {
+				t.Fatal(err)
+			}
 			run := execute(t, "name: x\nceiling: none\nfixed: {keys: 10, "+c.fields+"}\nmeasure: {warmup: 0s, duration: 300ms, blocks: 1, profile: 0s}\n",
-				func(o *Options) { o.Verify = true })
+				func(o *Options) { o.Verify, o.Matrix.Variants[0].Settings.Load.Events = true, plan })
 			trial := &run.Trials[0]
 			if trial.Valid || !strings.Contains(trial.Problem, c.problem) {
 				t.Errorf("valid %v: %q", trial.Valid, trial.Problem)
