@@ -109,6 +109,10 @@ func plain(err error) error {
 	return err
 }
 
+// maxOffer bounds the MsgSnap of an offer, which may become a hundred times its
+// size: room for a configuration of maxConfStateNodes.
+const maxOffer = 32 << 10
+
 // checkOffer returns the MsgSnap of an offer that this node should accept.
 func (s *server) checkOffer(offer *transportv1.SnapshotOffer) (*pb.Message, error) {
 	self := s.handler.Identity()
@@ -122,6 +126,9 @@ func (s *server) checkOffer(offer *transportv1.SnapshotOffer) (*pb.Message, erro
 	}
 	if err := s.checkFrame(&Frame{From: offer.GetFrom(), To: offer.GetTo(), Epoch: offer.GetEpoch()}); err != nil {
 		return nil, err
+	}
+	if n := len(offer.GetMessage()); n > maxOffer {
+		return nil, status.Errorf(codes.InvalidArgument, "snapshot offered by a message of %d bytes, which exceeds the limit of %d", n, maxOffer)
 	}
 	m := new(pb.Message)
 	if err := proto.Unmarshal(offer.GetMessage(), m); err != nil {

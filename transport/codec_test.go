@@ -10,7 +10,6 @@ import (
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
@@ -87,6 +86,17 @@ func equalFrames(a, b *Frame) bool {
 	return same
 }
 
+// take decodes a frame from the buffers that gRPC has it in.
+func take(in *incoming, arrived mem.BufferSlice, f *Frame) error {
+	if err := (grpcCodec{}).Unmarshal(arrived, in); err != nil {
+		return err
+	}
+	if err := in.identify(f); err != nil {
+		return err
+	}
+	return in.decode(f)
+}
+
 // All codecs make the same bytes, and both ways of reading them, however the
 // bytes are cut, give the frame that was sent.
 func TestCodecsAgree(t *testing.T) {
@@ -115,11 +125,8 @@ func TestCodecsAgree(t *testing.T) {
 			if err := Decode(parts, &byHand); err != nil {
 				t.Fatalf("frame %d in parts cut at %v: %v", i, cuts, err)
 			}
-			g := new(transportv1.Frame)
-			if err := proto.Unmarshal(b, g); err != nil {
-				t.Fatal(err)
-			}
-			if err := fromProto(g, &byProto); err != nil {
+			in := &incoming{stock: new(transportv1.Frame)}
+			if err := take(in, mem.BufferSlice{mem.SliceBuffer(b)}, &byProto); err != nil {
 				t.Fatal(err)
 			}
 			for _, back := range []*Frame{&byHand, &byProto} {
@@ -207,6 +214,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"negative type":         frame(&transportv1.Frame{Header: message(&pb.Message{Type: pb.MessageType(-1).Enum()})}),
 		"entry of junk":         frame(&transportv1.Frame{Entries: [][]byte{{0x1c}}}),
 		"fragment of nothing":   frame(&transportv1.Frame{Fragment: &transportv1.Fragment{}}),
+		"long header":           frame(&transportv1.Frame{Header: message(&pb.Message{Context: make([]byte, MinLimit)})}),
+		"small entries":         frame(&transportv1.Frame{Entries: [][]byte{{0x10, 1, 0x18, 1}, {0x10, 1}}}),
 		"fragment and entries":  frame(&transportv1.Frame{Fragment: &transportv1.Fragment{Total: 9}, Entries: [][]byte{{}}}),
 	} {
 		if err := Decode([][]byte{b}, new(Frame)); !errors.Is(err, ErrMalformed) {
@@ -215,9 +224,23 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
+// The log of a cluster that did nothing but elect: the smallest entries there are.
+func TestDecodeSmallestEntries(t *testing.T) {
+	f := Frame{Message: &pb.Message{Type: pb.MsgApp.Enum()}}
+	for i := range uint64(100) {
+		f.Entries = append(f.Entries, &pb.Entry{Term: new(i + 1), Index: new(i + 1)})
+	}
+	f.Sequence, f.Epoch, f.From, f.To = 1, 7, 1, 2
+	for _, in := range []*incoming{{}, {stock: new(transportv1.Frame)}} {
+		var back Frame
+		if err := take(in, mem.BufferSlice{mem.SliceBuffer(encodings(t, &f))}, &back); err != nil || !equalFrames(&f, &back) {
+			t.Errorf("got %+v (%v)", back, err)
+		}
+	}
+}
+
 // gRPC hands over and takes back pooled buffers in pieces of any size.
 func TestGRPCCodec(t *testing.T) {
-	c := grpcCodec{}
 	for _, m := range []*pb.Message{appendMessage(5, 10), appendMessage(5, 3000, 5000), appendMessage(5, 100<<10)} {
 		frames, err := chunker(t, ChunkFragment).Plan(nil, m, Limits{Chunk: 40 << 10})
 		if err != nil {
@@ -226,23 +249,33 @@ func TestGRPCCodec(t *testing.T) {
 		stamp(frames)
 		for i := range frames {
 			want := appendFrame(nil, &frames[i])
-			var arrived mem.BufferSlice
-			for part := range slices.Chunk(want, 16<<10) {
-				arrived = append(arrived, mem.Copy(part, buffers))
+			for _, in := range []*incoming{{}, {stock: new(transportv1.Frame)}} {
+				var arrived mem.BufferSlice
+				for part := range slices.Chunk(want, 16<<10) {
+					arrived = append(arrived, mem.Copy(part, buffers))
+				}
+				if err := (grpcCodec{}).Unmarshal(arrived, in); err != nil {
+					t.Fatal(err)
+				}
+				arrived.Free() // as gRPC does
+				if got := bytes.Join(in.parts, nil); !bytes.Equal(got, want) || (in.pooled != nil) != (frames[i].Fragment.Total > 0 || in.stock != nil) {
+					t.Fatalf("frame %d: arrived as other bytes, or in the wrong kind of buffer", i)
+				}
+				var f Frame
+				if err := in.identify(&f); err != nil || f.From != 1 || f.To != 2 || f.Epoch != 7 || f.Message != nil || f.Entries != nil {
+					t.Fatalf("frame %d identified as %+v (%v)", i, f, err)
+				}
+				if err := in.decode(&f); err != nil || f.size != len(want) || !equalFrames(&f, &frames[i]) {
+					t.Fatalf("frame %d: %d bytes decode to %+v (%v)", i, f.size, f, err)
+				}
+				if in.stock != nil { // what it read is its own
+					in.release()
+					if !equalFrames(&f, &frames[i]) {
+						t.Fatalf("frame %d lies in what is given back", i)
+					}
+				}
+				in.release()
 			}
-			in := new(incoming)
-			if err := c.Unmarshal(arrived, in); err != nil {
-				t.Fatal(err)
-			}
-			arrived.Free() // as gRPC does
-			if got := bytes.Join(in.parts, nil); !bytes.Equal(got, want) || (in.pooled != nil) != (frames[i].Fragment.Total > 0) {
-				t.Fatalf("frame %d: arrived as other bytes, or in the wrong kind of buffer", i)
-			}
-			var f Frame
-			if n, err := in.decode(&f); err != nil || n != len(want) || !equalFrames(&f, &frames[i]) {
-				t.Fatalf("frame %d: %d bytes decode to %+v (%v)", i, n, f, err)
-			}
-			in.release()
 		}
 	}
 }
@@ -310,10 +343,7 @@ func TestDecodeAllocations(t *testing.T) {
 		in := new(incoming)
 		n := testing.AllocsPerRun(100, func() {
 			var f Frame
-			if err := (grpcCodec{}).Unmarshal(arrived, in); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := in.decode(&f); err != nil || len(f.Entries) != entries {
+			if err := take(in, arrived, &f); err != nil || len(f.Entries) != entries {
 				t.Fatal(len(f.Entries), err)
 			}
 		})
@@ -383,19 +413,15 @@ func BenchmarkDecode(b *testing.B) {
 			}
 			encoded = append(encoded, parts)
 		}
-		receiver := encoding.CodecV2(grpcCodec{})
+		in := new(incoming)
 		if c.Name() == CodecProto {
-			receiver = stockCodec
+			in.stock = new(transportv1.Frame)
 		}
-		in := &incoming{Frame: new(transportv1.Frame)}
 		r := NewReassembler()
 		var f Frame
 		for b.Loop() {
 			for _, parts := range encoded {
-				if err := receiver.Unmarshal(parts, in); err != nil {
-					b.Fatal(err)
-				}
-				if _, err := in.decode(&f); err != nil {
+				if err := take(in, parts, &f); err != nil {
 					b.Fatal(err)
 				}
 				if f.Fragment.Total > 0 {

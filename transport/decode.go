@@ -19,12 +19,34 @@ import (
 // It allocates three times a frame, whatever the number of its entries, and once
 // for each large one that is not most of its frame.
 func Decode(parts [][]byte, f *Frame) error {
+	var c contents
+	if err := c.scan(parts, f); err != nil {
+		return err
+	}
+	return c.decode(f)
+}
+
+// contents is what a frame carries, found but not decoded.
+type contents struct {
+	header  []byte
+	src     []byte // entries are among these fields
+	entries int
+}
+
+// minEntry is the least encoded size of an entry of several: it has a term and an
+// index, neither of them 0. What is smaller is no entry of a log, and would take
+// fifty times its bytes once decoded.
+const minEntry = 4
+
+// scan reads what tells who sent a frame, and its fragment, into f. The rest it
+// only finds, so that it allocates nothing that the frame could make large. A
+// header fits within MinLimit, or it holds what it must not.
+func (c *contents) scan(parts [][]byte, f *Frame) error {
 	*f = Frame{}
 	r := newReader(parts)
 	f.size = r.len()
-	src := r.rest // of entries
-	var header []byte
-	entries, fragmented := 0, false
+	*c = contents{src: r.rest}
+	least, fragmented := math.MaxInt, false
 	for r.next() {
 		switch int(r.number) {
 		case 1, 7, 8, 9:
@@ -43,11 +65,12 @@ func Decode(parts [][]byte, f *Frame) error {
 			}
 		case 2:
 			if r.want(protowire.BytesType) {
-				header = r.joined()
+				c.header = r.joined()
 			}
 		case 3:
 			if r.want(protowire.BytesType) {
-				entries++
+				c.entries++
+				least = min(least, len(r.bytes))
 			}
 		case 4:
 			if !r.want(protowire.BytesType) {
@@ -59,25 +82,35 @@ func Decode(parts [][]byte, f *Frame) error {
 			}
 		}
 	}
-	if r.err != nil {
+	switch {
+	case r.err != nil:
 		return r.err
+	case len(c.header) > MinLimit:
+		return fmt.Errorf("%w: header of %d bytes, above the maximum %d", ErrMalformed, len(c.header), MinLimit)
+	case c.entries == 0:
+	case fragmented:
+		return fmt.Errorf("%w: both entries and a fragment", ErrMalformed)
+	case len(c.src) < f.size:
+		return fmt.Errorf("%w: entries in more than one part", ErrMalformed)
+	case c.entries > 1 && least < minEntry:
+		return fmt.Errorf("%w: an entry of %d bytes among %d, below the minimum %d", ErrMalformed, least, c.entries, minEntry)
 	}
-	if header != nil {
-		m, err := decodeHeader(header)
+	return nil
+}
+
+// decode makes the message and the entries of a scanned frame.
+func (c *contents) decode(f *Frame) error {
+	if c.header != nil {
+		m, err := decodeHeader(c.header)
 		if err != nil {
 			return err
 		}
 		f.Message = m
 	}
-	switch {
-	case entries == 0:
+	if c.entries == 0 {
 		return nil
-	case fragmented:
-		return fmt.Errorf("%w: both entries and a fragment", ErrMalformed)
-	case len(src) < f.size:
-		return fmt.Errorf("%w: entries in more than one part", ErrMalformed)
 	}
-	return decodeEntries(src, entries, f)
+	return decodeEntries(c.src, c.entries, f)
 }
 
 // A message and the numbers that its fields point to, in one allocation.

@@ -115,8 +115,11 @@
 //
 // # What is not trusted
 //
-// Frames are taken only from callers that said Hello. All sizes that a frame
-// declares are checked before anything is allocated for them, and the memory
+// Frames are taken only from callers that said Hello: who sent a frame is read,
+// and checked, before anything is allocated for what it carries (scan). So are all
+// sizes that it declares, and entries must have the least size of one, so that
+// what they become stays in proportion to their bytes. Callers that are not
+// members are remembered up to a number, and keep no member out. The memory
 // that unfinished fragments hold is bounded by peer, in total and by age. So are
 // snapshots: one from each sender, four in all and one that broke off, together
 // at most Config.SnapshotLimit bytes, each with one incomplete record. Errors

@@ -255,6 +255,7 @@ func startServerOn(t testing.TB, node *fakeNode, cfg Config, l net.Listener) *te
 	cfg = cfg.withDefaults()
 	cfg.Logger = slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(cfg.MaxMessage), grpc.StatsHandler(s.wire), experimental.BufferPool(buffers),
+		grpc.ForceServerCodecV2(ServerCodec()),
 		grpc.StaticStreamWindowSize(1<<20), grpc.StaticConnWindowSize(1<<20),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	s.transport = New(cfg, node)

@@ -14,6 +14,10 @@ import (
 // protocolVersion is what Hello carries. Another version is refused.
 const protocolVersion = 1
 
+// maxAddress bounds the address of a caller, which is remembered: more than any
+// name of a host has.
+const maxAddress = 1024
+
 // checkHello decides whether a node answers a caller. member and known are what
 // its membership says about the caller. A caller in no cluster has to be a member
 // of this one: a node that joins calls those only who called it, which they do
@@ -30,6 +34,8 @@ func checkHello(self Identity, known Peer, member bool, r *transportv1.HelloRequ
 		return false, status.Errorf(codes.PermissionDenied, "Hello from node id %d at node %d", r.GetFrom(), self.Node)
 	case r.GetReceiveLimitBytes() < MinLimit:
 		return false, status.Errorf(codes.InvalidArgument, "receive limit %d is below the minimum %d", r.GetReceiveLimitBytes(), MinLimit)
+	case len(r.GetFromAddress()) > maxAddress:
+		return false, status.Errorf(codes.InvalidArgument, "address of %d bytes exceeds the limit of %d", len(r.GetFromAddress()), maxAddress)
 	case r.GetClusterId() != 0 && self.ClusterID != 0 && r.GetClusterId() != self.ClusterID:
 		return false, status.Errorf(codes.FailedPrecondition, "node %d is in cluster %016x, node %d in cluster %016x", r.GetFrom(), r.GetClusterId(), self.Node, self.ClusterID)
 	case r.GetTo() != self.Node:

@@ -58,10 +58,10 @@ func protoFrame(f *Frame) (*transportv1.Frame, error) {
 	return g, nil
 }
 
-// fromProto turns what the stock codec read into a frame, which shares nothing
-// that the next message to be read into g could change.
+// fromProto turns what the stock codec read into a frame of the size that f has,
+// which shares nothing that the next message to be read into g could change.
 func fromProto(g *transportv1.Frame, f *Frame) error {
-	*f = Frame{Sequence: g.GetSequence(), Epoch: g.GetEpoch(), From: g.GetFrom(), To: g.GetTo(), size: proto.Size(g)}
+	*f = Frame{Sequence: g.GetSequence(), Epoch: g.GetEpoch(), From: g.GetFrom(), To: g.GetTo(), size: f.size}
 	if g.Header != nil {
 		m := new(pb.Message)
 		if err := proto.Unmarshal(g.GetHeader(), m); err != nil {

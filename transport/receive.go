@@ -58,8 +58,8 @@ func (s *server) checkFrame(f *Frame) error {
 
 // accept takes in a frame whose sender was checked. What it hands up does not
 // lie in memory that is given back.
-func (s *server) accept(f *Frame, c *counters, bytes int, now time.Time) error {
-	c.received(bytes)
+func (s *server) accept(f *Frame, c *counters, now time.Time) error {
+	c.received(f.size)
 	m := f.Message
 	if f.Fragment.Total > 0 {
 		var err error
@@ -88,7 +88,7 @@ func malformed(err error) error { return status.Error(codes.InvalidArgument, err
 // sendHandler stands for the generated one: it lets the codec decode a frame
 // without the generated message.
 func sendHandler(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // gRPC's order
-	in := &incoming{Frame: new(transportv1.Frame)}
+	in := newIncoming(ctx)
 	defer in.release()
 	answerPlain(ctx)
 	if err := decode(in); err != nil {
@@ -107,14 +107,16 @@ func (s *server) receiveOne(in *incoming) (*transportv1.FrameAck, error) {
 	}
 	defer s.running.Done()
 	var f Frame
-	n, err := in.decode(&f)
-	if err != nil {
+	if err := in.identify(&f); err != nil {
 		return nil, malformed(err)
 	}
 	if err := s.checkFrame(&f); err != nil {
 		return nil, err
 	}
-	if err := s.accept(&f, s.counters(f.From), n, time.Now()); err != nil {
+	if err := in.decode(&f); err != nil {
+		return nil, malformed(err)
+	}
+	if err := s.accept(&f, s.counters(f.From), time.Now()); err != nil {
 		return nil, s.refuse(&f, err)
 	}
 	return new(transportv1.FrameAck), nil
@@ -169,7 +171,7 @@ func (s *server) receive(rpc grpc.ServerStream) error {
 	if err := rpc.SendHeader(nil); err != nil {
 		return err
 	}
-	in := &incoming{Frame: new(transportv1.Frame)}
+	in := newIncoming(rpc.Context())
 	defer in.release()
 	var (
 		f               Frame
@@ -199,8 +201,7 @@ func (s *server) receive(rpc grpc.ServerStream) error {
 			return err
 		}
 		now := time.Now()
-		n, err := in.decode(&f)
-		if err != nil {
+		if err := in.identify(&f); err != nil {
 			return malformed(err)
 		}
 		if c == nil {
@@ -212,13 +213,16 @@ func (s *server) receive(rpc grpc.ServerStream) error {
 		if f.From != from || f.Epoch != epoch || f.To != s.self {
 			return status.Errorf(codes.PermissionDenied, "frame from node %d, epoch %d, on a stream of node %d, epoch %d", f.From, f.Epoch, from, epoch)
 		}
-		if err := s.accept(&f, c, n, now); err != nil {
+		if err := in.decode(&f); err != nil {
+			return malformed(err)
+		}
+		if err := s.accept(&f, c, now); err != nil {
 			s.reassembler.End(from, epoch)
 			return s.refuse(&f, err)
 		}
 		last = f.Sequence
 		frames++
-		bytes += n
+		bytes += f.size
 		if frames >= controlFrames || bytes >= controlBytes || now.Sub(answered) >= controlEvery {
 			answered = now
 			if err := answer(time.Since(now)); err != nil {

@@ -1,7 +1,10 @@
 package transport
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +37,7 @@ func TestCheckHello(t *testing.T) {
 		{"from itself", func(_ *Identity, r *transportv1.HelloRequest) { r.From = 2 }, codes.PermissionDenied, "", false},
 		{"from 2^64-1", func(_ *Identity, r *transportv1.HelloRequest) { r.From = 1<<64 - 1 }, codes.PermissionDenied, "", false},
 		{"limit of 511", func(_ *Identity, r *transportv1.HelloRequest) { r.ReceiveLimitBytes = 511 }, codes.InvalidArgument, "511 is below the minimum 512", false},
+		{"long address", func(_ *Identity, r *transportv1.HelloRequest) { r.FromAddress = strings.Repeat("x", 1025) }, codes.InvalidArgument, "address of 1025 bytes exceeds the limit of 1024", false},
 		{"another cluster", func(_ *Identity, r *transportv1.HelloRequest) { r.ClusterId = 78 }, codes.FailedPrecondition, "cluster", false},
 		{"member without cluster", func(_ *Identity, r *transportv1.HelloRequest) { r.ClusterId = 0 }, codes.OK, "", false},
 		{"stranger of the cluster", func(_ *Identity, r *transportv1.HelloRequest) { r.From = 3 }, codes.OK, "", false},
@@ -217,6 +221,75 @@ func TestHostileFrames(t *testing.T) {
 	}
 	if _, err := c.Send(t.Context(), &transportv1.Frame{From: 1, To: 2, Epoch: 5, Header: appended, Fragment: &transportv1.Fragment{Message: 99, Total: 9, Data: data, Crc32C: checksum(data)}}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("old epoch: %v", err)
+	}
+}
+
+// What is small and would become large is refused before it does: from one who did
+// not say Hello for that, from others for what it is. Both decoders are asked.
+func TestDecodingBombs(t *testing.T) {
+	b := startServer(t, 2, Config{})
+	c := raw(t, b)
+	const size = 4<<20 - 1<<10
+	ours := grpc.CallContentSubtype(wireName)
+	entries := &transportv1.Frame{From: 1, To: 2, Epoch: 5, Entries: make([][]byte, size/2)}
+	proper := &transportv1.Frame{From: 1, To: 2, Epoch: 5, Entries: make([][]byte, size/6)}
+	for i := range proper.GetEntries() {
+		proper.Entries[i] = []byte{2 << 3, 1, 3 << 3, 1}
+	}
+	header := &transportv1.Frame{From: 1, To: 2, Epoch: 5, Header: bytes.Repeat([]byte{7<<3 | 2, 0}, size/2)}
+	refused := func(what string, code codes.Code, send func() error) {
+		t.Helper()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := send()
+		runtime.ReadMemStats(&after)
+		if status.Code(err) != code {
+			t.Errorf("%s: %v, want %v", what, err, code)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 16*size {
+			t.Errorf("%s: %d bytes allocated for %d", what, n, size)
+		}
+	}
+	frames := func(who string, code codes.Code, frames map[string]*transportv1.Frame) {
+		t.Helper()
+		for how, options := range map[string][]grpc.CallOption{"stock": nil, "ours": {ours}} {
+			for what, f := range frames {
+				refused(fmt.Sprintf("unary %s, %s, %s", what, how, who), code, func() error {
+					_, err := c.Send(t.Context(), f, options...)
+					return err
+				})
+				refused(fmt.Sprintf("stream %s, %s, %s", what, how, who), code, func() error {
+					stream, err := c.Channel(t.Context(), options...)
+					if err == nil {
+						err = stream.Send(f)
+					}
+					if err == nil {
+						_, err = stream.Recv()
+					}
+					return err
+				})
+			}
+		}
+	}
+	offer := func(who string, code codes.Code) {
+		refused("snapshot, "+who, code, func() error {
+			stream, err := c.Snapshot(t.Context())
+			if err == nil {
+				err = stream.Send(&transportv1.SnapshotFrame{Offer: &transportv1.SnapshotOffer{From: 1, To: 2, Epoch: 5, Message: header.GetHeader()}})
+			}
+			if err == nil {
+				_, err = stream.Recv()
+			}
+			return err
+		})
+	}
+	frames("a stranger's", codes.PermissionDenied, map[string]*transportv1.Frame{"entries": proper})
+	offer("a stranger's", codes.PermissionDenied)
+	hello(t, c, 5)
+	frames("a caller's", codes.InvalidArgument, map[string]*transportv1.Frame{"entries": entries, "header": header})
+	offer("a caller's", codes.InvalidArgument)
+	if n := b.steps; n != 0 {
+		t.Errorf("%d messages were handed up", n)
 	}
 }
 

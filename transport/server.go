@@ -14,6 +14,8 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	transportv1 "raftlab/proto/raftlab/transport/v1"
 )
@@ -313,7 +315,7 @@ func (s *server) Register(r grpc.ServiceRegistrar) {
 // service is the server as gRPC sees it, where Send is an RPC.
 type service struct{ *server }
 
-// Send implements the RPC for a caller without the interceptor of sendHandler.
-func (s service) Send(_ context.Context, f *transportv1.Frame) (*transportv1.FrameAck, error) {
-	return s.receiveOne(&incoming{Frame: f})
+// Send implements the RPC in name: sendHandler takes its calls.
+func (s service) Send(context.Context, *transportv1.Frame) (*transportv1.FrameAck, error) {
+	return nil, status.Error(codes.Unimplemented, "served by the handler that Register gives")
 }

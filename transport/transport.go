@@ -144,7 +144,8 @@ type Transport interface {
 type Server interface {
 	Transport
 	// Register adds the RaftTransport service to the peer port's server, which
-	// must have been made with the receive limit that Config.MaxMessage says.
+	// must have been made with the receive limit that Config.MaxMessage says, and
+	// be forced to use ServerCodec.
 	Register(grpc.ServiceRegistrar)
 }
 

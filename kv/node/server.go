@@ -70,7 +70,8 @@ func newClientServer(life context.Context, cfg Config) *grpc.Server {
 // newPeerServer makes the server of the peer port, whose receive limit is what
 // chunking is about.
 func newPeerServer(cfg Config, more []grpc.ServerOption) *grpc.Server {
-	return grpc.NewServer(append(serverOptions(cfg, cfg.MaxMessage), more...)...)
+	options := append(serverOptions(cfg, cfg.MaxMessage), grpc.ForceServerCodecV2(transport.ServerCodec()))
+	return grpc.NewServer(append(options, more...)...)
 }
 
 func endWatches(life context.Context) grpc.StreamServerInterceptor {
