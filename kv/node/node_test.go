@@ -123,7 +123,8 @@ func startCluster(t *testing.T, n int, set func(*Options)) []*member {
 	return members
 }
 
-// A lease read on a real cluster: refused by followers, and soon without rounds.
+// A lease read on a real cluster: refused by followers, and without rounds once there
+// is a lease, which the round of the membership change may have brought.
 func TestLeaseReadOfACluster(t *testing.T) {
 	members := startCluster(t, 3, nil)
 	leader, others := leaderOf(t, members)
@@ -151,7 +152,7 @@ func TestLeaseReadOfACluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return st.GetCounters()["lease_reads"] > 0 && st.GetCounters()["lease_fallbacks"] > 0
+		return st.GetCounters()["lease_reads"] > 0
 	})
 }
 
