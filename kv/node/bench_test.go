@@ -14,7 +14,7 @@ import (
 
 func benchService() *kvService {
 	return &kvService{
-		store: kv.NewStore(), replica: nil, errors: testTranslator, page: 1000, life: context.Background(),
+		store: kv.NewStore(), replica: nil, errors: testTranslator, page: 1000, answer: 64 << 20, life: context.Background(),
 	}
 }
 

@@ -34,6 +34,14 @@ func invalidf(format string, args ...any) error {
 	return &invalidError{fmt.Sprintf(format, args...)}
 }
 
+// tooMuchError refuses a read whose value would make the answer it is part of too
+// large.
+type tooMuchError struct{ limit int }
+
+func (e *tooMuchError) Error() string {
+	return fmt.Sprintf("the values of this answer exceed max-request, %d bytes: read this key by itself", e.limit)
+}
+
 // interruptedError is a write whose caller stopped waiting after it was
 // proposed.
 type interruptedError struct {
@@ -63,8 +71,11 @@ func classify(err error) verdict {
 		invalid     *invalidError
 		interrupted *interruptedError
 		refused     *refusedError
+		tooMuch     *tooMuchError
 	)
 	switch {
+	case errors.As(err, &tooMuch):
+		return verdict{code: codes.ResourceExhausted, applied: no}
 	case errors.As(err, &refused):
 		if refused.why == kv.RefusedTooMany {
 			return verdict{code: codes.ResourceExhausted, applied: no}

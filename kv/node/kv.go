@@ -16,6 +16,7 @@ type kvService struct {
 	errors  translator
 	pins    *pins
 	page    int             // most keys in a page of Scan
+	answer  int             // most bytes of values in an answer of several operations
 	life    context.Context // ends when open streams have to
 }
 
@@ -119,7 +120,34 @@ func (s *kvService) Batch(ctx context.Context, req *kvv1.BatchRequest) (*kvv1.Ba
 		fillResult(&slab[i], &r.Steps[i])
 		resp.Results[i] = &slab[i]
 	}
+	s.errors.limitValues(resp.Results, s.answer)
 	return resp, nil
+}
+
+// limitValues takes the values beyond a limit out of an answer, which many reads
+// of one large value could make larger than memory: values lie in the store until
+// the answer is encoded. What a client asked for in requests of max-request bytes it
+// accepts in answers of as much, and asks again for the rest. One value always
+// passes. A get is refused; a swap that found another value keeps its answer, but
+// for the value.
+func (t translator) limitValues(results []*kvv1.Result, limit int) {
+	bytes := 0
+	for _, r := range results {
+		n := len(r.GetValue())
+		if n == 0 {
+			continue
+		}
+		if bytes == 0 || bytes+n <= limit {
+			bytes += n
+			continue
+		}
+		r.Value = nil
+		if r.GetKind() != kvv1.OperationKind_OPERATION_KIND_GET {
+			r.ValueOmitted = true
+			continue
+		}
+		r.Succeeded, r.Error = false, t.operation(&tooMuchError{limit})
+	}
 }
 
 // fillResult puts what the store answered into a Result, whose value then

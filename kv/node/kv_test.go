@@ -87,7 +87,7 @@ func newTestService(t *testing.T) (*kvService, *fakeReplica) {
 	f := &fakeReplica{store: kv.NewStore()}
 	s := &kvService{
 		store: f.store, replica: f, errors: testTranslator,
-		pins: newPins(7, 4, time.Minute), page: 10, life: life,
+		pins: newPins(7, 4, time.Minute), page: 10, answer: 100, life: life,
 	}
 	t.Cleanup(s.pins.close)
 	return s, f

@@ -202,6 +202,7 @@ func (s *kvService) Stream(stream grpc.BidiStreamingServer[kvv1.StreamRequest, k
 		select {
 		case x := <-finished:
 			x.read(s.store)
+			s.errors.limitValues(x.response.Results, s.answer)
 			if err := stream.Send(&x.response); err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -168,6 +169,46 @@ func TestStreamOperations(t *testing.T) {
 	}
 	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("the stream ended with %v", err)
+	}
+}
+
+// Many reads of one value ask for more than an answer may be: the first are
+// answered, the others refused, one by one.
+func TestAnswersAreBounded(t *testing.T) {
+	s, _ := newTestService(t) // an answer has at most 100 bytes of values
+	put(t, s, "k", strings.Repeat("v", 40))
+	put(t, s, "large", strings.Repeat("v", 140))
+	check := func(what string, results []*kvv1.Result, full ...int) {
+		t.Helper()
+		for i, r := range results {
+			switch e := r.GetError(); {
+			case slices.Contains(full, i):
+				if len(r.GetValue()) < 40 || e != nil || r.GetValueOmitted() {
+					t.Errorf("%s: result %d is %v", what, i, r)
+				}
+			case r.GetKind() == opSwap:
+				if len(r.GetValue()) > 0 || e != nil || !r.GetValueOmitted() || !r.GetFound() || r.GetSucceeded() {
+					t.Errorf("%s: swap %d is %v", what, i, r)
+				}
+			case len(r.GetValue()) > 0 || codes.Code(e.GetCode()) != codes.ResourceExhausted || e.GetApplied() != kvv1.Applied_APPLIED_NO ||
+				!strings.Contains(e.GetMessage(), "exceed max-request, 100 bytes"):
+				t.Errorf("%s: result %d is %v", what, i, r)
+			}
+		}
+	}
+	stream := openStream(t, s)
+	check("stream", exchangeOps(t, stream, op(1, opGet, "k", ""), op(2, opGet, "k", ""), op(3, opGet, "k", ""), op(4, opSwap, "k", "x")), 0, 1)
+	check("a value larger than an answer", exchangeOps(t, stream, op(1, opGet, "large", ""), op(2, opGet, "k", "")), 0)
+	check("the next message", exchangeOps(t, stream, op(1, opGet, "k", "")), 0)
+	resp, err := s.Batch(t.Context(), &kvv1.BatchRequest{Operations: []*kvv1.Operation{
+		op(1, opGet, "k", ""), op(2, opGet, "k", ""), op(3, opGet, "k", ""), op(4, opPut, "other", "v"),
+	}})
+	if err != nil || !resp.GetSucceeded() {
+		t.Fatal(resp, err)
+	}
+	check("batch", resp.GetResults()[:3], 0, 1)
+	if r := resp.GetResults()[3]; r.GetError() != nil || !r.GetSucceeded() {
+		t.Errorf("the put of the batch is %v", r)
 	}
 }
 
