@@ -512,7 +512,9 @@ func TestTargetGoesDown(t *testing.T) {
 	if down.err != nil {
 		t.Error(down.err)
 	}
-	if code != exitFailed || !strings.Contains(stderr, "no trial could do the work: ") || !strings.Contains(out, "No variant has a valid trial") {
+	// It may have been down before the window, which is short, had an answer.
+	none := strings.Contains(stderr, "no operation was acknowledged in any trial") || strings.Contains(stderr, "no trial could do the work: ")
+	if code != exitFailed || !none || !strings.Contains(out, "No variant has a valid trial") {
 		t.Errorf("exit %d, %q\n%s", code, stderr, out)
 	}
 	run, err := bench.ReadRun(dir)
