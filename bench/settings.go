@@ -54,7 +54,7 @@ type Load struct {
 	Rate           float64       `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
 	RateShare      float64       `knob:"rate-share" usage:"rate as a share of what the variant, or its baseline, reaches in a closed loop, which is tried before the first block (default: none)"`
 	Arrivals       string        `knob:"arrivals" values:"constant,poisson" usage:"the gaps between messages at that rate: all alike, or exponential, as of independent clients; with a rate or rate-share only"`
-	AttemptTimeout time.Duration `knob:"attempt-timeout" usage:"how long target unary waits for an answer before it asks another node; a write then fails, its outcome unknown (0: as long as it takes)"`
+	AttemptTimeout time.Duration `knob:"attempt-timeout" usage:"how long target unary, pipeline or coalesce waits for an answer before it asks another node; a write that the first may have then fails, its outcome unknown (0: as long as it takes)"`
 	ThinkTime      time.Duration `knob:"think-time" usage:"how long a client waits after an answer before it sends again; without a rate only"`
 	OpsPerMsg      int           `knob:"ops-per-message" usage:"operations in one message of target pipeline or direct"`
 	Op             string        `knob:"op" values:"put,get,mixed" usage:"what clients do; mixed is shared out by read-ratio"`
@@ -238,7 +238,7 @@ func (s *Settings) reads(key string) bool {
 	case "stages-slice":
 		return l.Topology != TopologyExternal && !isEcho(l.Target) && l.Target != TargetEtcd && l.Target != TargetBare
 	case "attempt-timeout":
-		return l.Target == TargetUnary
+		return l.Target == TargetUnary || l.Target == TargetPipeline || l.Target == TargetCoalesce
 	case "wire":
 		return isEcho(l.Target)
 	case serverBinKey:
@@ -431,7 +431,7 @@ func (l *Load) validate() error {
 
 // plain formats a number as the field is written: 1s, not 1e+09.
 func plain(key string, value float64) string {
-	if key == "think-time" {
+	if key == "think-time" || key == "attempt-timeout" {
 		return time.Duration(value).String()
 	}
 	return strconv.FormatFloat(value, 'f', -1, 64)

@@ -44,7 +44,7 @@ func TestReads(t *testing.T) {
 		{"conns", "default alone packed joined local local-join processes restart kill wire stream relay external etcd"},
 		{"events", own + " external"}, // where they are refused
 		{"stages-slice stages", own},
-		{"attempt-timeout", "default alone packed joined local local-join restart kill external"},
+		{"attempt-timeout", "default alone packed joined local local-join processes restart kill external"},
 		{"wire", "wire stream relay"},
 		{"server-bin", "processes"},
 		{"ops-per-message", "direct processes stream bare bare-alone"},

@@ -97,6 +97,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"run", file, "--set", "key-distribution=gauss"}, 2, `key-distribution "gauss" is not one of uniform, zipf, sequential, hotspot, latest`},
 		{[]string{"run", file, "--set", "think-time=soon"}, 2, `think-time "soon" is not a duration`},
 		{[]string{"run", file, "--set", "think-time=-1ms"}, 2, "think-time -1ms is below the minimum 0s"},
+		{[]string{"run", file, "--set", "attempt-timeout=2h"}, 2, "attempt-timeout 2h0m0s exceeds the maximum 1h0m0s"},
 		{[]string{"run", file, "--set", "think-time=1ms", "--set", "rate=5"}, 2, "think-time 1ms has no meaning with rate 5"},
 		{[]string{"run", file, "--set", "target=wire", "--set", "topology=in-process-grpc", "--set", "op=get", "--set", "value-size=1..2"}, 2, "target wire answers gets with values of one size: value-size 1..2 has many"},
 		{[]string{"run", "quick", "--set", "heartbeat-ticks=10"}, 2, "election-ticks 10 must be greater than heartbeat-ticks 10"},

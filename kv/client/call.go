@@ -138,12 +138,8 @@ func (k kind) repeats(e *Error, maybe bool) bool {
 func (c *Client) try(ctx context.Context, m method, n *node, limit time.Duration, req, resp proto.Message) *Error {
 	a := c.attempts.Get().(*attempt)
 	a.peer = peer.Peer{}
-	bounded := ctx
-	if limit > 0 {
-		var cancel context.CancelFunc
-		bounded, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
+	bounded, cancel := within(ctx, limit)
+	defer cancel()
 	err := n.conn().Invoke(bounded, m.path, req, resp, a.options...)
 	sent := a.peer.Addr != nil
 	c.attempts.Put(a)
@@ -152,12 +148,27 @@ func (c *Client) try(ctx context.Context, m method, n *node, limit time.Duration
 	}
 	e := c.newError(m.name, m.kind, err, sent)
 	e.unconnected = !sent && e.Code == codes.Unavailable
-	// Whether the client noticed or the server, which is told of the deadline.
-	if limit > 0 && e.Code == codes.DeadlineExceeded && ctx.Err() == nil {
-		e.overdue = true
-		e.status = status.Newf(e.Code, "no answer from %s within attempt timeout %v", n.address, limit)
-	}
+	e.late(ctx, n, limit)
 	return e
+}
+
+// within is ctx for an attempt with a limit, if there is one.
+func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, limit)
+}
+
+// late notes in e, the end of an attempt at n for a caller with ctx, if it was the
+// limit that ended it: whether the client noticed or the server, which is told of
+// the deadline.
+func (e *Error) late(ctx context.Context, n *node, limit time.Duration) {
+	if limit <= 0 || e.Code != codes.DeadlineExceeded || ctx.Err() != nil {
+		return
+	}
+	e.overdue = true
+	e.status = status.Newf(e.Code, "no answer from %s within attempt timeout %v", n.address, limit)
 }
 
 // turn points later attempts to where they have a better chance than at n. It

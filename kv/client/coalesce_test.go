@@ -188,6 +188,32 @@ func TestCoalescerRepeats(t *testing.T) {
 	}
 }
 
+// A leader that is silent is left, as by a pipeline, and each caller hears of its own
+// write only.
+func TestCoalescerLeavesASilentNode(t *testing.T) {
+	cluster := clienttest.Start(t, 3)
+	silence(t, cluster)
+	c := openConfig(t, client.Config{Endpoints: cluster.Addresses(), RefreshInterval: -1, AttemptTimeout: soon})
+	g := coalescer(t, c, client.ReadLinearizable)
+	var callers sync.WaitGroup
+	for i := range 16 {
+		callers.Go(func() {
+			key := fmt.Sprint(i)
+			_, err := g.Put(t.Context(), []byte(key), nil)
+			if n := cluster.Applied(key); err == nil && n != 1 || err != nil && (client.Applied(err) != unknown || n > 1) {
+				t.Errorf("write %d: %v, and was applied %d times", i, err, n)
+			}
+			if _, err := g.Get(t.Context(), []byte(key)); err != nil {
+				t.Errorf("read %d: %v", i, err)
+			}
+		})
+	}
+	callers.Wait()
+	if _, err := g.Put(t.Context(), []byte("after"), nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCoalescerClosed(t *testing.T) {
 	cluster := clienttest.Start(t, 1)
 	c := open(t, cluster)

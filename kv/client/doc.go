@@ -33,9 +33,9 @@
 // A call is repeated, with short jittered pauses, until its context ends or
 // Config.RetryTime is over, when it was not applied and another try can help:
 // the node does not lead, is stopping, is overloaded, or can't be reached. With
-// Config.AttemptTimeout, one that does not answer in time counts as out of reach;
-// without, a node that is stopped holds its callers until their contexts end or,
-// after 15 s, the connection breaks. Reads
+// Config.AttemptTimeout, one that does not answer in time counts as out of reach, by
+// calls and streams alike; without, a node that is stopped holds its callers until
+// their contexts end or, after 15 s, the connection breaks. Reads
 // are repeated whenever a node is unavailable. A write of unknown outcome is
 // never repeated, unless it is one of a Session. When time runs out the last
 // refusal is returned, since it says more than "deadline exceeded" would.

@@ -26,6 +26,7 @@ func TestOutcomesHold(t *testing.T) {
 			serveIt, serveIt, serveIt, serveIt, shuffle, breakBefore, breakAfter, dropOne, moveLeader, refuseAll, refuseOne, loseLeader,
 		}), 1, 40).Draw(rt, "mischief")
 		seed := rapid.Uint64().Draw(rt, "seed")
+		limit := rapid.SampledFrom([]time.Duration{0, 20 * time.Millisecond}).Draw(rt, "attempt timeout")
 		cluster, err := clienttest.New(3)
 		if err != nil {
 			rt.Fatal(err)
@@ -42,7 +43,7 @@ func TestOutcomesHold(t *testing.T) {
 				return f.befall(cluster, rand.New(rand.NewPCG(seed, uint64(i))), req, answer, send)
 			}
 		}
-		c, err := client.New(client.Config{Endpoints: cluster.Addresses(), RefreshInterval: -1})
+		c, err := client.New(client.Config{Endpoints: cluster.Addresses(), RefreshInterval: -1, AttemptTimeout: limit})
 		if err != nil {
 			rt.Fatal(err)
 		}

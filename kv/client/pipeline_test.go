@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -495,6 +497,93 @@ func TestPipelineQueuedWritesSurviveABreak(t *testing.T) {
 	// The window holds two of them, one is being read and one is being sent.
 	if n := lost.Load(); n == 0 || n > 5 {
 		t.Errorf("%d writes have an unknown outcome, want a few", n)
+	}
+}
+
+// silence makes node 1 answer nothing: it applies one message, whereupon another node
+// leads, and after a few it does not even read.
+func silence(t *testing.T, cluster *clienttest.Cluster) {
+	t.Helper()
+	stopped := make(chan struct{})
+	t.Cleanup(func() { close(stopped) })
+	messages := 0
+	cluster.Node(1).OnMessage = func(req *kvv1.StreamRequest, answer answerFunc, _ sendFunc) error {
+		answer(req)
+		cluster.SetLeader(2)
+		if messages++; messages == 3 {
+			<-stopped
+		}
+		return nil
+	}
+}
+
+// The leader takes writes and answers none, though its connection holds: the stream
+// is given up, and with the next one another node serves. What the leader may have
+// applied is not said to be lost, nor sent again; what it can't have seen is.
+func TestPipelineLeavesASilentNode(t *testing.T) {
+	cluster := clienttest.Start(t, 3)
+	silence(t, cluster)
+	p := openPipeline(t, openConfig(t, client.Config{Endpoints: cluster.Addresses(), RefreshInterval: -1, AttemptTimeout: soon}))
+	value := string(make([]byte, 512<<10)) // two fill the window: most stay queued
+	var callers sync.WaitGroup
+	var answered, open atomic.Int64
+	for i := range 16 {
+		callers.Go(func() {
+			key := fmt.Sprint(i)
+			results, err := p.Do(t.Context(), []*kvv1.Operation{put(key, value), get(key)})
+			if err == nil && client.ResultError(results[1]) != nil {
+				t.Errorf("read %d: %v", i, client.ResultError(results[1]))
+			}
+			n := cluster.Applied(key)
+			switch err := outcome(results, err, 0); {
+			case err == nil && n == 1:
+				answered.Add(1)
+			case errors.Is(err, context.DeadlineExceeded) && client.Applied(err) == unknown && n <= 1:
+				open.Add(1)
+			default:
+				t.Errorf("write %d: %v, and was applied %d times", i, err, n)
+			}
+		})
+	}
+	callers.Wait()
+	if answered.Load() == 0 || open.Load() == 0 {
+		t.Errorf("%d were answered, of %d the outcome is open", answered.Load(), open.Load())
+	}
+}
+
+// So it is when no caller waits for as long as the attempt timeout.
+func TestPipelineLeavesANodeSilentToTheImpatient(t *testing.T) {
+	cluster := clienttest.Start(t, 3)
+	silence(t, cluster)
+	p := openPipeline(t, openConfig(t, client.Config{Endpoints: cluster.Addresses(), RefreshInterval: -1, AttemptTimeout: soon}))
+	for ctx := within(t, 30*time.Second); ; {
+		short, cancel := context.WithTimeout(ctx, soon/4)
+		_, err := p.Do(short, []*kvv1.Operation{get("k")})
+		cancel()
+		switch {
+		case err == nil:
+			return
+		case ctx.Err() != nil:
+			t.Fatal(err)
+		}
+	}
+}
+
+// A stopped process still takes connections, which is as far as opening a stream gets.
+func TestPipelineOpensPastASilentNode(t *testing.T) {
+	var config net.ListenConfig
+	stopped, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = stopped.Close() })
+	c := openConfig(t, client.Config{
+		Endpoints:       append([]string{stopped.Addr().String()}, clienttest.Start(t, 1).Addresses()...),
+		RefreshInterval: -1, AttemptTimeout: soon,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Hour})},
+	})
+	if _, err := openPipeline(t, c).Do(t.Context(), []*kvv1.Operation{put("k", "v")}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -26,6 +27,7 @@ const (
 type exchange struct {
 	number  uint64
 	count   int
+	since   time.Time          // when it was queued, if there is an attempt timeout
 	request kvv1.StreamRequest // used to encode only
 	data    mem.BufferSlice    // encoded; nil once it was handed to gRPC
 	stage   stage
@@ -47,8 +49,8 @@ const (
 	abandoned              // nobody waits any more
 )
 
-// stream is one Stream RPC with a sender and a receiver. It never outlives a
-// fault: the pipeline opens another.
+// stream is one Stream RPC with a sender and a receiver, and with an attempt timeout
+// one who watches the time. It never outlives a fault: the pipeline opens another.
 type stream struct {
 	client *Client
 	node   *node
@@ -67,28 +69,33 @@ type stream struct {
 
 var streamDescription = grpc.StreamDesc{StreamName: "Stream", ClientStreams: true, ServerStreams: true}
 
-// openStream opens a stream to n. The stream ends with life; ctx bounds the
-// opening only. Nothing is sent on failure.
+// openStream opens a stream to n. The stream ends with life; ctx, and the attempt
+// timeout, bound the opening only. Nothing is sent on failure.
 func (c *Client) openStream(ctx, life context.Context, n *node, to destination) (*stream, *Error) {
+	limit := c.cfg.AttemptTimeout
+	bounded, opened := within(ctx, limit)
+	defer opened()
 	streamCtx, cancel := context.WithCancel(life)
-	stop := context.AfterFunc(ctx, cancel)
+	stop := context.AfterFunc(bounded, cancel)
 	options := append([]grpc.CallOption{grpc.ForceCodecV2(newEncodedCodec())}, c.callOptions...)
 	rpc, err := n.conn().NewStream(streamCtx, &streamDescription, kvv1.KV_Stream_FullMethodName, options...)
 	if !stop() && err == nil {
-		err = ctx.Err()
+		err = bounded.Err()
 	}
 	if err != nil {
 		cancel()
-		if ctx.Err() != nil {
-			err = ctx.Err()
+		if bounded.Err() != nil {
+			err = bounded.Err()
 		}
-		return nil, c.newError("Stream", write, err, false)
+		e := c.newError("Stream", write, err, false)
+		e.late(ctx, n, limit)
+		return nil, e
 	}
 	s := &stream{
 		client: c, node: n, to: to, rpc: rpc, ctx: streamCtx, cancel: cancel,
 		wake: make(chan struct{}, 1), pending: map[uint64]*exchange{},
 	}
-	if !c.run(s.receive) || !c.run(s.send) {
+	if !c.run(s.receive) || !c.run(s.send) || limit > 0 && !c.run(s.watch) {
 		cancel()
 		return nil, notSent("Stream", codes.Canceled, "%v", errClosed)
 	}
@@ -97,6 +104,9 @@ func (c *Client) openStream(ctx, life context.Context, n *node, to destination) 
 
 // submit queues an exchange; false when the stream takes no more.
 func (s *stream) submit(x *exchange) bool {
+	if s.client.cfg.AttemptTimeout > 0 {
+		x.since = time.Now()
+	}
 	s.mu.Lock()
 	if s.broken || s.retired {
 		s.mu.Unlock()
@@ -147,7 +157,7 @@ func (s *stream) send() {
 			if err := s.rpc.SendMsg(&data); err != nil {
 				// EOF: the reason is what the receiver gets.
 				if !errors.Is(err, io.EOF) {
-					s.fail(err)
+					s.fail(s.client.newError("Stream", write, err, true))
 				}
 				return
 			}
@@ -181,10 +191,43 @@ func (s *stream) receive() {
 			err = status.Error(codes.Unavailable, "the server ended the stream")
 		}
 		if err != nil {
-			s.fail(err)
+			s.fail(s.client.newError("Stream", write, err, true))
 			return
 		}
 	}
+}
+
+// watch gives the stream up when a message waits for its answer for longer than the
+// attempt timeout, also one whose caller has left: the node is as silent to others.
+func (s *stream) watch() {
+	limit := s.client.cfg.AttemptTimeout
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-s.ctx.Done():
+			return
+		}
+		left := limit - s.waiting()
+		if left <= 0 {
+			e := s.client.newError("Stream", write, context.DeadlineExceeded, true)
+			e.late(s.ctx, s.node, limit)
+			s.fail(e)
+			return
+		}
+		timer.Reset(left)
+	}
+}
+
+// waiting is how long the oldest message without an answer has been waiting for it.
+func (s *stream) waiting() (longest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.pending {
+		longest = max(longest, time.Since(x.since))
+	}
+	return longest
 }
 
 // answer gives results to the exchanges they belong to. What was not asked, or
@@ -261,9 +304,9 @@ func inOrder(results []*kvv1.Result) bool {
 	return true
 }
 
-// fail ends the stream: what waits on it hears err, what was queued that it
-// was not sent.
-func (s *stream) fail(err error) {
+// fail ends the stream: what waits on it hears e, which it may change, and what was
+// queued that it was not sent.
+func (s *stream) fail(e *Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broken {
@@ -271,12 +314,10 @@ func (s *stream) fail(err error) {
 	}
 	s.broken = true
 	s.cancel()
-	e := s.client.newError("Stream", write, err, true)
 	// Its Outcome can be about one message only; the others may have been applied.
 	e.Applied, e.outcomeTold = unknown, false
 	unsent := *e
-	unsent.Applied = no
-	if !e.NotLeader {
+	if unsent.Applied = no; !unsent.retryable() {
 		unsent.Code = codes.Unavailable
 	}
 	if !s.retired {
