@@ -3,17 +3,18 @@ package client
 import (
 	"context"
 	"errors"
-	"math"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
 var (
-	methodOpenSession  = method{kvv1.KV_OpenSession_FullMethodName, "OpenSession", write}
+	// It writes no key, and a session that nobody knows of ends by its time.
+	methodOpenSession  = method{kvv1.KV_OpenSession_FullMethodName, "OpenSession", read}
 	methodKeepSession  = method{kvv1.KV_KeepSession_FullMethodName, "KeepSession", once}
 	methodCloseSession = method{kvv1.KV_CloseSession_FullMethodName, "CloseSession", once}
 
@@ -28,22 +29,30 @@ var (
 // cluster applies it once however often it comes. Only when ctx, or
 // Config.RetryTime, runs out, or when the session has ended, is the outcome
 // unknown; the write then was applied once or not at all. All methods may be
-// called from any goroutine; at most 1,024 writes are under way
-// at a time.
+// called from any goroutine. The 1,024th write after one that has no answer yet waits
+// for that.
 type Session struct {
 	client *Client
 	id     uint64
 	ttl    time.Duration
 	stop   context.CancelFunc
 
-	mu   sync.Mutex
-	last uint64              // sequence given out
-	open map[uint64]struct{} // sequences without an answer yet
+	mu    sync.Mutex
+	room  sync.Cond           // first has moved on
+	next  uint64              // sequence to give out
+	first uint64              // of those whose answer is still wanted; next if none is
+	open  map[uint64]struct{} // sequences without an answer yet
 }
+
+// sessionRoom is how many sequences there may be from the first whose answer is still
+// wanted. The cluster keeps the answers to all after it, and refuses more
+// (kv.MaxSessionAnswers); all would then be tried in vain, that one too.
+const sessionRoom = 1024
 
 // OpenSession begins a session that the cluster remembers for ttl after its last
 // command, in whole milliseconds; 0 leaves it to the node. The client keeps it
-// until it is closed.
+// until it is closed. When an answer is lost another one is opened, and a failure
+// leaves at most sessions that end by their time.
 func (c *Client) OpenSession(ctx context.Context, ttl time.Duration) (*Session, error) {
 	if ttl < 0 {
 		return nil, notSent(methodOpenSession.name, codes.InvalidArgument, "ttl %v is negative", ttl)
@@ -55,8 +64,9 @@ func (c *Client) OpenSession(ctx context.Context, ttl time.Duration) (*Session, 
 	}
 	s := &Session{
 		client: c, id: resp.GetSessionId(), ttl: time.Duration(resp.GetTtlMillis()) * time.Millisecond,
-		open: map[uint64]struct{}{},
+		next: 1, first: 1, open: map[uint64]struct{}{},
 	}
+	s.room.L = &s.mu
 	var life context.Context
 	life, s.stop = context.WithCancel(c.ctx)
 	if !c.run(func() { s.keep(life) }) {
@@ -81,7 +91,7 @@ func (s *Session) keep(ctx context.Context) {
 		}
 		attempt, cancel := context.WithTimeout(ctx, s.ttl/3)
 		s.mu.Lock()
-		acknowledged := s.acknowledged()
+		acknowledged := s.first
 		s.mu.Unlock()
 		err := s.client.call(attempt, methodKeepSession,
 			&kvv1.KeepSessionRequest{SessionId: s.id, Acknowledged: acknowledged}, &kvv1.KeepSessionResponse{})
@@ -100,23 +110,36 @@ func (s *Session) Close(ctx context.Context) error {
 		&kvv1.CloseSessionRequest{SessionId: s.id}, &kvv1.CloseSessionResponse{})
 }
 
-// acknowledged is the first sequence whose answer is still wanted. The caller
-// holds mu.
-func (s *Session) acknowledged() uint64 {
-	first := uint64(math.MaxUint64)
-	for sequence := range s.open {
-		first = min(first, sequence)
+// call makes the call of a write that has this command in its request.
+func (s *Session) call(ctx context.Context, m method, command *kvv1.SessionCommand, req, resp proto.Message) error {
+	if err := s.begin(ctx, m, command); err != nil {
+		return err
 	}
-	return min(first, s.last+1)
+	defer s.end(command)
+	return s.client.call(ctx, m, req, resp)
 }
 
-// begin names the next command.
-func (s *Session) begin() *kvv1.SessionCommand {
+// begin numbers the next command, once there is room.
+func (s *Session) begin(ctx context.Context, m method, command *kvv1.SessionCommand) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last++
-	s.open[s.last] = struct{}{}
-	return &kvv1.SessionCommand{SessionId: s.id, Sequence: s.last, Acknowledged: s.acknowledged()}
+	if s.next-s.first >= sessionRoom {
+		defer context.AfterFunc(ctx, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.room.Broadcast()
+		})()
+	}
+	for s.next-s.first >= sessionRoom {
+		if ctx.Err() != nil {
+			return s.client.newError(m.name, m.kind, ctx.Err(), false)
+		}
+		s.room.Wait()
+	}
+	command.SessionId, command.Sequence, command.Acknowledged = s.id, s.next, s.first
+	s.open[s.next] = struct{}{}
+	s.next++
+	return nil
 }
 
 // end says that the answer to a command is not wanted any more.
@@ -124,14 +147,22 @@ func (s *Session) end(command *kvv1.SessionCommand) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, command.GetSequence())
+	if command.GetSequence() != s.first {
+		return
+	}
+	for ; s.first < s.next; s.first++ {
+		if _, open := s.open[s.first]; open {
+			break
+		}
+	}
+	s.room.Broadcast()
 }
 
 // Put writes a key.
 func (s *Session) Put(ctx context.Context, key, value []byte) (*kvv1.WriteResponse, error) {
-	command := s.begin()
-	defer s.end(command)
+	command := &kvv1.SessionCommand{}
 	resp := &kvv1.WriteResponse{}
-	if err := s.client.call(ctx, methodPutOnce, &kvv1.PutRequest{Key: key, Value: value, Session: command}, resp); err != nil {
+	if err := s.call(ctx, methodPutOnce, command, &kvv1.PutRequest{Key: key, Value: value, Session: command}, resp); err != nil {
 		return nil, err
 	}
 	return resp, nil
@@ -139,10 +170,9 @@ func (s *Session) Put(ctx context.Context, key, value []byte) (*kvv1.WriteRespon
 
 // Delete removes a key; a missing one is an answer, with Deleted false.
 func (s *Session) Delete(ctx context.Context, key []byte) (*kvv1.DeleteResponse, error) {
-	command := s.begin()
-	defer s.end(command)
+	command := &kvv1.SessionCommand{}
 	resp := &kvv1.DeleteResponse{}
-	if err := s.client.call(ctx, methodDeleteOnce, &kvv1.DeleteRequest{Key: key, Session: command}, resp); err != nil {
+	if err := s.call(ctx, methodDeleteOnce, command, &kvv1.DeleteRequest{Key: key, Session: command}, resp); err != nil {
 		return nil, err
 	}
 	return resp, nil
@@ -151,10 +181,9 @@ func (s *Session) Delete(ctx context.Context, key []byte) (*kvv1.DeleteResponse,
 // CompareAndSwap writes a key if it holds what req expects, whose Session is put
 // in here. A mismatch is an answer, with Succeeded false and the present value.
 func (s *Session) CompareAndSwap(ctx context.Context, req *kvv1.CompareAndSwapRequest) (*kvv1.CompareAndSwapResponse, error) {
-	command := s.begin()
-	defer s.end(command)
+	command := &kvv1.SessionCommand{}
 	resp := &kvv1.CompareAndSwapResponse{}
-	err := s.client.call(ctx, methodSwapOnce, &kvv1.CompareAndSwapRequest{
+	err := s.call(ctx, methodSwapOnce, command, &kvv1.CompareAndSwapRequest{
 		Key: req.GetKey(), Value: req.GetValue(), Expect: req.GetExpect(), ExpectAbsent: req.GetExpectAbsent(), Session: command,
 	}, resp)
 	if err != nil {
@@ -166,10 +195,9 @@ func (s *Session) CompareAndSwap(ctx context.Context, req *kvv1.CompareAndSwapRe
 // Batch applies operations in order, atomically. A compare-and-swap that
 // mismatches aborts it: an answer, with Succeeded false.
 func (s *Session) Batch(ctx context.Context, operations []*kvv1.Operation) (*kvv1.BatchResponse, error) {
-	command := s.begin()
-	defer s.end(command)
+	command := &kvv1.SessionCommand{}
 	resp := &kvv1.BatchResponse{}
-	if err := s.client.call(ctx, methodBatchOnce, &kvv1.BatchRequest{Operations: operations, Session: command}, resp); err != nil {
+	if err := s.call(ctx, methodBatchOnce, command, &kvv1.BatchRequest{Operations: operations, Session: command}, resp); err != nil {
 		return nil, err
 	}
 	return resp, nil

@@ -37,6 +37,8 @@ type Cluster struct {
 	revision   uint64
 	index      uint64
 	membership *kvv1.Membership
+
+	sessions sessions
 }
 
 // Start starts nodes 1 to n. They end with the test.
@@ -54,6 +56,7 @@ func Start(tb testing.TB, n int) *Cluster {
 func New(n int) (*Cluster, error) {
 	c := &Cluster{
 		leader: 1, items: map[string]*kvv1.KeyValue{}, applied: map[string]int{},
+		sessions:   sessions{answers: map[uint64]map[uint64]any{}},
 		membership: &kvv1.Membership{ClusterId: 7},
 	}
 	for i := range n {

@@ -73,13 +73,13 @@ func (c *Cluster) one(op *kvv1.Operation) *kvv1.Result {
 
 // Put implements KV.
 func (n *Node) Put(ctx context.Context, req *kvv1.PutRequest) (*kvv1.WriteResponse, error) {
-	return serve(ctx, n, Put, true, func() (*kvv1.WriteResponse, error) {
+	return serve(ctx, n, Put, true, once(n.cluster, req.GetSession(), func() (*kvv1.WriteResponse, error) {
 		r := n.cluster.one(&kvv1.Operation{Kind: kvv1.OperationKind_OPERATION_KIND_PUT, Key: req.GetKey(), Value: req.GetValue()})
 		return &kvv1.WriteResponse{
 			Revision: r.GetRevision(), AppliedIndex: r.GetAppliedIndex(),
 			Version: r.GetVersion(), CreateRevision: r.GetCreateRevision(), ModRevision: r.GetModRevision(),
 		}, nil
-	})
+	}))
 }
 
 // leased tells that only the leader answers a read.
@@ -98,15 +98,15 @@ func (n *Node) Get(ctx context.Context, req *kvv1.GetRequest) (*kvv1.GetResponse
 
 // Delete implements KV.
 func (n *Node) Delete(ctx context.Context, req *kvv1.DeleteRequest) (*kvv1.DeleteResponse, error) {
-	return serve(ctx, n, Delete, true, func() (*kvv1.DeleteResponse, error) {
+	return serve(ctx, n, Delete, true, once(n.cluster, req.GetSession(), func() (*kvv1.DeleteResponse, error) {
 		r := n.cluster.one(&kvv1.Operation{Kind: kvv1.OperationKind_OPERATION_KIND_DELETE, Key: req.GetKey()})
 		return &kvv1.DeleteResponse{Revision: r.GetRevision(), AppliedIndex: r.GetAppliedIndex(), Deleted: r.GetFound()}, nil
-	})
+	}))
 }
 
 // CompareAndSwap implements KV.
 func (n *Node) CompareAndSwap(ctx context.Context, req *kvv1.CompareAndSwapRequest) (*kvv1.CompareAndSwapResponse, error) {
-	return serve(ctx, n, CompareAndSwap, true, func() (*kvv1.CompareAndSwapResponse, error) {
+	return serve(ctx, n, CompareAndSwap, true, once(n.cluster, req.GetSession(), func() (*kvv1.CompareAndSwapResponse, error) {
 		r := n.cluster.one(&kvv1.Operation{
 			Kind: kvv1.OperationKind_OPERATION_KIND_COMPARE_AND_SWAP, Key: req.GetKey(), Value: req.GetValue(),
 			Expect: req.GetExpect(), ExpectAbsent: req.GetExpectAbsent(),
@@ -116,12 +116,12 @@ func (n *Node) CompareAndSwap(ctx context.Context, req *kvv1.CompareAndSwapReque
 			Version: r.GetVersion(), CreateRevision: r.GetCreateRevision(), ModRevision: r.GetModRevision(),
 			Found: !r.GetSucceeded() && r.GetFound(), Value: r.GetValue(),
 		}, nil
-	})
+	}))
 }
 
 // Batch implements KV.
 func (n *Node) Batch(ctx context.Context, req *kvv1.BatchRequest) (*kvv1.BatchResponse, error) {
-	return serve(ctx, n, Batch, true, func() (*kvv1.BatchResponse, error) {
+	return serve(ctx, n, Batch, true, once(n.cluster, req.GetSession(), func() (*kvv1.BatchResponse, error) {
 		c := n.cluster
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -138,7 +138,7 @@ func (n *Node) Batch(ctx context.Context, req *kvv1.BatchRequest) (*kvv1.BatchRe
 		}
 		resp.Revision, resp.AppliedIndex = c.revision, c.index
 		return resp, nil
-	})
+	}))
 }
 
 // Scan implements KV. A page token names the node and the next key; the
