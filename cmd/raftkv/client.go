@@ -25,20 +25,67 @@ import (
 // clientCommands are the commands that talk to a running cluster.
 func clientCommands(opts *globalOptions) []*cobra.Command {
 	return []*cobra.Command{
-		putCommand(opts), getCommand(opts), delCommand(opts), casCommand(opts),
-		scanCommand(opts), batchCommand(opts), clusterCommand(opts),
+		writeFlags(putCommand(opts), opts), attemptFlag(getCommand(opts), opts), writeFlags(delCommand(opts), opts),
+		writeFlags(casCommand(opts), opts), attemptFlag(scanCommand(opts), opts), writeFlags(batchCommand(opts), opts),
+		clusterCommand(opts),
 	}
 }
 
 // session is one run of a client command.
 type session struct {
 	*client.Client
+	once *client.Session // opened by writer, with --exactly-once
 	cmd  *cobra.Command
 	opts *globalOptions
 }
 
+// attemptFlag adds --attempt-timeout to a command that any node may answer.
+func attemptFlag(cmd *cobra.Command, opts *globalOptions) *cobra.Command {
+	cmd.Flags().DurationVar(&opts.attemptTimeout, "attempt-timeout", 0,
+		"how long a node may take to answer before another is asked, a `DUR` (0: as long as the command may)")
+	return cmd
+}
+
+// writeFlags adds the flags of a command that writes.
+func writeFlags(cmd *cobra.Command, opts *globalOptions) *cobra.Command {
+	cmd.Flags().BoolVar(&opts.exactlyOnce, "exactly-once", false,
+		"write in a session: an unknown outcome does not end the command, but the write is sent again until --timeout, and applied once however often that is")
+	return attemptFlag(cmd, opts)
+}
+
+// writer is what a command writes through.
+type writer interface {
+	Put(ctx context.Context, key, value []byte) (*kvv1.WriteResponse, error)
+	Delete(ctx context.Context, key []byte) (*kvv1.DeleteResponse, error)
+	CompareAndSwap(ctx context.Context, req *kvv1.CompareAndSwapRequest) (*kvv1.CompareAndSwapResponse, error)
+	Batch(ctx context.Context, operations []*kvv1.Operation) (*kvv1.BatchResponse, error)
+}
+
+// writer is the client, or with --exactly-once a session that lasts for longer than
+// the command may, also when no node can be told that it is in use.
+func (s *session) writer(ctx context.Context) (writer, error) {
+	if !s.opts.exactlyOnce {
+		return s.Client, nil
+	}
+	var err error
+	s.once, err = s.OpenSession(ctx, min(s.opts.timeout, 23*time.Hour)+time.Minute)
+	return s.once, err
+}
+
+// close ends the session, if there is one. A failure does no harm: it ends by its
+// time as well.
+func (s *session) close(ctx context.Context) {
+	if s.once == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_ = s.once.Close(ctx)
+}
+
 // unreachableTime is how long a command waits for any node to come up: as long as
-// a node that is being restarted takes, and not its whole timeout.
+// a node that is being restarted takes, and not its whole timeout, unless that is
+// what it was asked for.
 const unreachableTime = time.Second
 
 // withClient makes a command's RunE of what it does with a cluster: it checks
@@ -50,14 +97,20 @@ func withClient(opts *globalOptions, do func(ctx context.Context, s *session, ar
 			return err
 		}
 		// One command is over before the members could have changed.
-		c, err := client.New(client.Config{Endpoints: endpoints, RefreshInterval: -1, UnreachableTime: unreachableTime})
+		cfg := client.Config{Endpoints: endpoints, RefreshInterval: -1, AttemptTimeout: opts.attemptTimeout}
+		if !opts.exactlyOnce {
+			cfg.UnreachableTime = unreachableTime
+		}
+		c, err := client.New(cfg)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = c.Close() }()
 		ctx, cancel := context.WithTimeout(cmd.Context(), opts.timeout)
 		defer cancel()
-		return opts.explain(do(ctx, &session{Client: c, cmd: cmd, opts: opts}, args))
+		s := &session{Client: c, cmd: cmd, opts: opts}
+		defer s.close(ctx)
+		return opts.explain(do(ctx, s, args))
 	}
 }
 

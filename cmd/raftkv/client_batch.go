@@ -45,7 +45,11 @@ func batchCommand(opts *globalOptions) *cobra.Command {
 			if err != nil {
 				return usageErrorf("%s: %w", args[0], err)
 			}
-			r, err := s.Batch(ctx, operations)
+			to, err := s.writer(ctx)
+			if err != nil {
+				return err
+			}
+			r, err := to.Batch(ctx, operations)
 			if err != nil {
 				return err
 			}

@@ -23,7 +23,7 @@ what is already so succeeds.`,
 	}
 	cmd.AddCommand(
 		initCommand(opts), addLearnerCommand(opts), changeMembershipCommand(opts), removeNodeCommand(opts),
-		transferCommand(opts), snapshotCommand(opts), statusCommand(opts),
+		transferCommand(opts), snapshotCommand(opts), attemptFlag(statusCommand(opts), opts),
 	)
 	return cmd
 }

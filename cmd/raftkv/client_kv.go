@@ -24,7 +24,11 @@ func putCommand(opts *globalOptions) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			w, err := s.Put(ctx, []byte(args[0]), value)
+			to, err := s.writer(ctx)
+			if err != nil {
+				return err
+			}
+			w, err := to.Put(ctx, []byte(args[0]), value)
 			if err != nil {
 				return err
 			}
@@ -85,7 +89,11 @@ func delCommand(opts *globalOptions) *cobra.Command {
 		Short: "Delete a key; one that is not there is no error",
 		Args:  cobra.ExactArgs(1),
 		RunE: withClient(opts, func(ctx context.Context, s *session, args []string) error {
-			r, err := s.Delete(ctx, []byte(args[0]))
+			to, err := s.writer(ctx)
+			if err != nil {
+				return err
+			}
+			r, err := to.Delete(ctx, []byte(args[0]))
 			if err != nil {
 				return err
 			}
@@ -113,7 +121,11 @@ exit code is 3. VALUE - reads standard input.`,
 			if err != nil {
 				return err
 			}
-			r, err := s.CompareAndSwap(ctx, &kvv1.CompareAndSwapRequest{
+			to, err := s.writer(ctx)
+			if err != nil {
+				return err
+			}
+			r, err := to.CompareAndSwap(ctx, &kvv1.CompareAndSwapRequest{
 				Key: []byte(args[0]), Expect: []byte(expect), ExpectAbsent: absent, Value: value,
 			})
 			if err != nil {

@@ -160,6 +160,12 @@ func TestClientExitCodes(t *testing.T) {
 		"no such file":           {"", clienttest.Step{}, []string{"batch", filepath.Join(t.TempDir(), "none")}, exitFailed, "no such file"},
 		"bad batch":              {"", clienttest.Step{}, []string{"batch", os.DevNull}, exitUsage, "no operations"},
 		"too few arguments":      {"", clienttest.Step{}, []string{"put", "k"}, exitUsage, "accepts 2 arg(s), received 1; usage: raftkv put KEY VALUE"},
+		"attempt below 0":        {"", clienttest.Step{}, []string{"get", "k", "--attempt-timeout", "-1s"}, exitUsage, "attempt-timeout -1s must not be negative"},
+		"attempt beyond timeout": {"", clienttest.Step{}, []string{"get", "k", "--attempt-timeout", "10s"}, exitUsage, "attempt-timeout 10s must be less than timeout 10s"},
+		"attempt of a change":    {"", clienttest.Step{}, []string{"cluster", "remove-node", "--id", "2", "--attempt-timeout", "1s"}, exitUsage, "unknown flag: --attempt-timeout"},
+		"read exactly once":      {"", clienttest.Step{}, []string{"get", "k", "--exactly-once"}, exitUsage, "unknown flag: --exactly-once"},
+		"once timed out":         {clienttest.Put, hang, []string{"put", "k", "v", "--exactly-once", "--timeout", "1s"}, exitUnknown, "outcome unknown"},
+		"no session":             {clienttest.OpenSession, hang, []string{"put", "k", "v", "--exactly-once", "--timeout", "100ms"}, exitFailed, "OpenSession: DeadlineExceeded"},
 		"unknown flag":           {"", clienttest.Step{}, []string{"get", "k", "--nosuch"}, exitUsage, "--nosuch"},
 		"cas without expect":     {"", clienttest.Step{}, []string{"cas", "k", "v"}, exitUsage, "expect"},
 		"cas with both":          {"", clienttest.Step{}, []string{"cas", "k", "v", "--expect", "x", "--expect-absent"}, exitUsage, "expect"},
@@ -200,6 +206,76 @@ func TestClientExitCodes(t *testing.T) {
 				t.Errorf("stdout %q", got.stdout)
 			}
 		})
+	}
+}
+
+// Answers are lost, of all kinds of writes and of opening the session: each write is
+// applied once, and no session is left.
+func TestExactlyOnce(t *testing.T) {
+	for _, c := range []struct {
+		method string
+		args   []string
+		want   string
+	}{
+		{clienttest.Put, []string{"put", "k", "v"}, "version 1, revision 1, index 1\n"},
+		{clienttest.CompareAndSwap, []string{"cas", "k", "--expect-absent", "v"}, "version 1, revision 1, index 1\n"},
+		{clienttest.Delete, []string{"del", "k"}, "was not there, revision 0, index 1\n"},
+		{clienttest.Batch, []string{"batch", "-"}, "create\tk\tversion 1\n"},
+	} {
+		cluster := clienttest.Start(t, 1)
+		lost := clienttest.Step{Err: clienttest.Unknown(codes.Unavailable, "leadership lost"), Apply: true}
+		cluster.Node(1).Script(c.method, lost, lost)
+		got := raftkv(t.Context(), "create k v", append(c.args, "--exactly-once", "--endpoints", cluster.Node(1).Address)...)
+		if got != (outcome{exitDone, c.want, ""}) || cluster.Applied("k") != 1 {
+			t.Errorf("%q: %+v, applied %d times", c.args, got, cluster.Applied("k"))
+		}
+		if n := cluster.Sessions(); n != 0 {
+			t.Errorf("%q left %d sessions", c.args, n)
+		}
+	}
+}
+
+// One that may have been applied is not left open because no node is up for a while.
+func TestExactlyOnceOutlastsARestart(t *testing.T) {
+	cluster := clienttest.Start(t, 1)
+	node, restarted := cluster.Node(1), make(chan error, 1)
+	node.Script(clienttest.Put, clienttest.Step{Apply: true, Err: clienttest.Unknown(codes.Unavailable, "stopping"), Before: func() {
+		go func() {
+			node.Stop()
+			time.Sleep(unreachableTime + 500*time.Millisecond)
+			restarted <- node.Restart()
+		}()
+	}})
+	got := raftkv(t.Context(), "", "put", "k", "v", "--exactly-once", "--timeout", "30s", "--endpoints", node.Address)
+	if err := <-restarted; err != nil {
+		t.Fatal(err)
+	}
+	if got.code != exitDone || cluster.Applied("k") != 1 {
+		t.Errorf("%+v, applied %d times", got, cluster.Applied("k"))
+	}
+}
+
+// The first node is silent: with a limit for an attempt another answers.
+func TestAttemptTimeout(t *testing.T) {
+	for _, c := range []struct {
+		silent string // method
+		args   []string
+	}{
+		{clienttest.Get, []string{"get", "k"}},
+		{clienttest.Scan, []string{"scan", ""}},
+		{clienttest.Status, []string{"cluster", "status"}},
+		{clienttest.OpenSession, []string{"put", "k", "v", "--exactly-once"}},
+		{clienttest.Put, []string{"put", "k", "v", "--exactly-once"}},
+	} {
+		cluster := clienttest.Start(t, 2)
+		if got := raftkv(t.Context(), "", "put", "k", "v", "--endpoints", cluster.Node(1).Address); got.code != exitDone {
+			t.Fatalf("%+v", got)
+		}
+		cluster.Node(1).Script(c.silent, clienttest.Step{Delay: time.Minute, Before: func() { cluster.SetLeader(2) }})
+		got := raftkv(t.Context(), "", append(c.args, "--attempt-timeout", "500ms", "--endpoints", strings.Join(cluster.Addresses(), ","))...)
+		if got.code != exitDone {
+			t.Errorf("%q: %+v", c.args, got)
+		}
 	}
 }
 

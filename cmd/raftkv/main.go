@@ -65,6 +65,10 @@ type globalOptions struct {
 	endpoints []string      // any nodes of the cluster
 	logLevel  string
 	logFormat string
+
+	// Of client commands, where they have the flag.
+	attemptTimeout time.Duration
+	exactlyOnce    bool
 }
 
 func (o *globalOptions) json() bool { return o.output == "json" }
@@ -76,6 +80,10 @@ func (o *globalOptions) check() error {
 		return usageErrorf("output %q is not one of text, json", o.output)
 	case o.timeout <= 0:
 		return usageErrorf("timeout %s must be greater than 0", o.timeout)
+	case o.attemptTimeout < 0:
+		return usageErrorf("attempt-timeout %s must not be negative", o.attemptTimeout)
+	case o.attemptTimeout >= o.timeout:
+		return usageErrorf("attempt-timeout %s must be less than timeout %s", o.attemptTimeout, o.timeout)
 	case o.logFormat != "text" && o.logFormat != "json":
 		return usageErrorf("log-format %q is not one of text, json", o.logFormat)
 	}

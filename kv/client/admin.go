@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -92,19 +93,23 @@ func (c *Client) Snapshot(ctx context.Context, address string) (*clusterv1.Snaps
 // itself; withHash also for the hash of its state, which reads every key. One
 // attempt: that a node does not answer is an answer too.
 func (c *Client) Status(ctx context.Context, address string, withHash bool) (*clusterv1.StatusResponse, error) {
+	return c.status(ctx, address, 0, withHash)
+}
+
+func (c *Client) status(ctx context.Context, address string, limit time.Duration, withHash bool) (*clusterv1.StatusResponse, error) {
 	n, err := c.node(address)
 	if err != nil {
 		return nil, notSent(methodStatus.name, codes.InvalidArgument, "%v", err)
 	}
 	resp := &clusterv1.StatusResponse{}
-	if e := c.try(ctx, methodStatus, n, 0, &clusterv1.StatusRequest{WithStateHash: withHash}, resp); e != nil {
+	if e := c.try(ctx, methodStatus, n, limit, &clusterv1.StatusRequest{WithStateHash: withHash}, resp); e != nil {
 		return nil, e
 	}
 	return resp, nil
 }
 
-// FirstStatus is the Status of the first of these addresses that answers. When
-// none does, the error says why of each.
+// FirstStatus is the Status of the first of these addresses that answers, within
+// Config.AttemptTimeout if there is one. When none does, the error says why of each.
 func (c *Client) FirstStatus(ctx context.Context, addresses []string, withHash bool) (*clusterv1.StatusResponse, error) {
 	var (
 		st  *clusterv1.StatusResponse
@@ -112,7 +117,7 @@ func (c *Client) FirstStatus(ctx context.Context, addresses []string, withHash b
 		why []string
 	)
 	for _, address := range addresses {
-		if st, err = c.Status(ctx, address, withHash); err == nil {
+		if st, err = c.status(ctx, address, c.cfg.AttemptTimeout, withHash); err == nil {
 			return st, nil
 		}
 		if e, ok := errors.AsType[*Error](err); ok && e.unconnected {
