@@ -164,7 +164,7 @@ func TestClientExitCodes(t *testing.T) {
 		"attempt beyond timeout": {"", clienttest.Step{}, []string{"get", "k", "--attempt-timeout", "10s"}, exitUsage, "attempt-timeout 10s must be less than timeout 10s"},
 		"attempt of a change":    {"", clienttest.Step{}, []string{"cluster", "remove-node", "--id", "2", "--attempt-timeout", "1s"}, exitUsage, "unknown flag: --attempt-timeout"},
 		"read exactly once":      {"", clienttest.Step{}, []string{"get", "k", "--exactly-once"}, exitUsage, "unknown flag: --exactly-once"},
-		"once timed out":         {clienttest.Put, hang, []string{"put", "k", "v", "--exactly-once", "--timeout", "1s"}, exitUnknown, "outcome unknown"},
+		"once timed out":         {clienttest.Put, hang, []string{"put", "k", "v", "--exactly-once", "--timeout", "3s"}, exitUnknown, "outcome unknown"},
 		"no session":             {clienttest.OpenSession, hang, []string{"put", "k", "v", "--exactly-once", "--timeout", "100ms"}, exitFailed, "OpenSession: DeadlineExceeded"},
 		"unknown flag":           {"", clienttest.Step{}, []string{"get", "k", "--nosuch"}, exitUsage, "--nosuch"},
 		"cas without expect":     {"", clienttest.Step{}, []string{"cas", "k", "v"}, exitUsage, "expect"},
