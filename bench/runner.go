@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"raftlab/bench/cluster"
 	"raftlab/bench/load"
 )
 
@@ -166,6 +167,9 @@ func Execute(ctx context.Context, o Options) (*Run, error) {
 	}
 	if err := r.Folder.Write(r.run); err != nil {
 		return r.run, err
+	}
+	if err := cluster.ShortSlices(); err != nil {
+		r.run.Warnings = append(r.run.Warnings, fmt.Sprintf("the kernel does not let the generator begin sooner than others: %v", err))
 	}
 	before := readMachineTime()
 	err := r.trials(ctx)

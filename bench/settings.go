@@ -337,13 +337,17 @@ func (s *Settings) nodeReads(key string) bool {
 	return false
 }
 
+// inProcess tells whether the nodes are part of this process.
+func (l *Load) inProcess() bool {
+	return l.Topology == TopologyInProcess || l.Topology == TopologyInProcessGRPC
+}
+
 // impossible says why a cluster with these settings cannot exist or cannot do
 // the work; empty when it can. axes are the fields that the experiment varies.
 func (s *Settings) impossible(axes func(key string) bool) string {
 	l, n := &s.Load, &s.Node
-	inProcess := l.Topology == TopologyInProcess || l.Topology == TopologyInProcessGRPC
 	switch {
-	case l.Target == TargetDirect && !inProcess:
+	case l.Target == TargetDirect && !l.inProcess():
 		return fmt.Sprintf("target direct drives nodes in this process, not topology %s", l.Topology)
 	case isEcho(l.Target) && l.Topology == TopologyExternal:
 		return fmt.Sprintf("target %s needs a server of its own, which topology external does not start", l.Target)

@@ -24,7 +24,7 @@ import (
 const drainTime = 2 * time.Second
 
 // How long a trial's cluster may take to be ready.
-const startTime = 10 * time.Second
+const startTime = 30 * time.Second
 
 // rig is one trial's set-up: a fresh cluster or echo server, and the target
 // that drives it.
@@ -235,6 +235,7 @@ func (b *rig) measure(ctx context.Context, t *Trial) (err error) {
 	}
 	var rec *load.Recording
 	asGenerator(ctx, func(ctx context.Context) {
+		defer b.spareProcs()()
 		rec, err = load.Run(ctx, cfg, b.target, func(iv load.Interval) {
 			if iv.Warmup && iv.Offset+iv.Length == 0 {
 				w.begin()
@@ -296,6 +297,24 @@ func (b *rig) judge(ctx context.Context, t *Trial, rec *load.Recording, w *windo
 // this process tell them apart from those of the nodes, which kv/node labels.
 func asGenerator(ctx context.Context, f func(context.Context)) {
 	pprof.Do(ctx, pprof.Labels("node", processGenerator), f)
+}
+
+// openLoopProcs is how many goroutines of an open loop may run at a time, however
+// few the cores.
+const openLoopProcs = 6
+
+// spareProcs gives the generator of an open loop more of Go's processors than there
+// are cores, and returns what takes them back. Timers are looked after by those that
+// are idle; when none is, a client that is due waits for the others' work, though
+// the kernel would run both. Nodes of the same process would have them too, so then
+// there are none.
+func (b *rig) spareProcs() (restore func()) {
+	procs := runtime.GOMAXPROCS(0)
+	if l := &b.variant.Settings.Load; l.Rate == 0 || l.inProcess() || procs >= openLoopProcs {
+		return func() {}
+	}
+	runtime.GOMAXPROCS(openLoopProcs)
+	return func() { runtime.GOMAXPROCS(procs) }
 }
 
 // window reads the counters and takes the profiles of a measured window.

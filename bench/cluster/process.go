@@ -64,7 +64,7 @@ func StartProcess(ctx context.Context, env []string, bin string, args ...string)
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := usualSlice(cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", filepath.Base(bin), err)
 	}
 	p.PID = cmd.Process.Pid
