@@ -19,7 +19,7 @@ import (
 
 func TestOperations(t *testing.T) {
 	c := open(t, clienttest.Start(t, 1))
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	if got, err := c.Get(ctx, []byte("a"), lin); err != nil || got.GetFound() {
 		t.Fatalf("get of a missing key: %v, %v", got, err)
 	}
@@ -92,7 +92,7 @@ func TestRetryRules(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			cluster := clienttest.Start(t, 1)
 			c := open(t, cluster)
-			ctx := within(t, 10*time.Second)
+			ctx := within(t, time.Minute)
 			method, err := clienttest.Get, error(nil)
 			if tc.write {
 				method = clienttest.Put
@@ -123,7 +123,7 @@ func TestFollowsTheLeader(t *testing.T) {
 	cluster := clienttest.Start(t, 3)
 	cluster.SetLeader(3)
 	c := open(t, cluster, 1)
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	for i := range 10 {
 		if _, err := c.Put(ctx, []byte("k"), []byte("v")); err != nil {
 			t.Fatal(err)
@@ -150,7 +150,7 @@ func TestWaitsForALeader(t *testing.T) {
 	// The election is over once every node was asked twice.
 	cluster.Node(3).Script(clienttest.Put, clienttest.Step{}, elect)
 	c := open(t, cluster)
-	if _, err := c.Put(within(t, 10*time.Second), []byte("k"), nil); err != nil {
+	if _, err := c.Put(within(t, time.Minute), []byte("k"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if cluster.Node(2).Calls(clienttest.Put) < 2 {
@@ -163,7 +163,7 @@ func TestRotatesAwayFromDeadNodes(t *testing.T) {
 	cluster.SetLeader(3)
 	cluster.Node(1).Stop()
 	c := open(t, cluster)
-	if _, err := c.Put(within(t, 10*time.Second), []byte("k"), nil); err != nil {
+	if _, err := c.Put(within(t, time.Minute), []byte("k"), nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -183,7 +183,7 @@ func TestStaleLeaderHint(t *testing.T) {
 	cluster.SetLeader(3)
 	cluster.Node(1).Stop()
 	c := open(t, cluster)
-	if _, err := c.Put(within(t, 10*time.Second), []byte("k"), nil); err != nil {
+	if _, err := c.Put(within(t, time.Minute), []byte("k"), nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -209,7 +209,7 @@ func TestUnreachable(t *testing.T) {
 func TestDeadline(t *testing.T) {
 	cluster := clienttest.Start(t, 1)
 	c := open(t, cluster)
-	if _, err := c.Put(within(t, 10*time.Second), []byte("warm"), nil); err != nil {
+	if _, err := c.Put(within(t, time.Minute), []byte("warm"), nil); err != nil {
 		t.Fatal(err)
 	}
 	cluster.Node(1).Script(clienttest.Put, clienttest.Step{Delay: time.Minute})
@@ -347,7 +347,7 @@ func TestSizeLimits(t *testing.T) {
 func TestScan(t *testing.T) {
 	cluster := clienttest.Start(t, 3)
 	c := open(t, cluster)
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	for i := range 25 {
 		if _, err := c.Put(ctx, fmt.Appendf(nil, "s/%02d", i), nil); err != nil {
 			t.Fatal(err)
@@ -401,7 +401,7 @@ func TestScan(t *testing.T) {
 func TestRefreshFindsNodesBeyondTheEndpoints(t *testing.T) {
 	cluster := clienttest.Start(t, 3)
 	c := open(t, cluster, 1)
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	if err := c.Refresh(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -426,7 +426,7 @@ func TestRefreshesByItself(t *testing.T) {
 	for range 3 {
 		select {
 		case <-asked:
-		case <-within(t, 10*time.Second).Done():
+		case <-within(t, time.Minute).Done():
 			t.Fatal("the client does not ask for the members")
 		}
 	}

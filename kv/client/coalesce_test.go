@@ -17,7 +17,7 @@ import (
 
 func coalescer(tb testing.TB, c *client.Client, how client.Read) *client.Coalescer {
 	tb.Helper()
-	g, err := c.NewCoalescer(within(tb, 10*time.Second), how)
+	g, err := c.NewCoalescer(within(tb, time.Minute), how)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestCoalescerConcurrently(t *testing.T) {
 	for _, how := range []client.Read{client.ReadLinearizable, client.ReadFollower} {
 		cluster := clienttest.Start(t, 3)
 		g := coalescer(t, open(t, cluster), how)
-		ctx := within(t, 30*time.Second)
+		ctx := within(t, time.Minute)
 		var callers sync.WaitGroup
 		for caller := range 32 {
 			callers.Go(func() {
@@ -85,7 +85,7 @@ func TestCoalescerGathers(t *testing.T) {
 		return send(answer(req))
 	}
 	g := coalescer(t, open(t, cluster), client.ReadLinearizable)
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, time.Minute)
 	const calls = 500
 	var callers sync.WaitGroup
 	var begun sync.WaitGroup
@@ -130,10 +130,10 @@ func TestCoalescerLeaving(t *testing.T) {
 		}()
 		return done
 	}
-	leaving, leave := context.WithCancel(within(t, 30*time.Second))
+	leaving, leave := context.WithCancel(within(t, time.Minute))
 	sent := put(leaving, "sent")
 	<-received // one message is held at the node, others are in its buffers or under way
-	stays := put(within(t, 30*time.Second), "stays")
+	stays := put(within(t, time.Minute), "stays")
 	leave()
 	err := <-sent
 	if !errors.Is(err, context.Canceled) || client.Applied(err) != kvv1.Applied_APPLIED_UNKNOWN {
@@ -172,7 +172,7 @@ func TestCoalescerRepeats(t *testing.T) {
 		return send(resp)
 	}
 	g := coalescer(t, open(t, cluster), client.ReadLinearizable)
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, time.Minute)
 	var callers sync.WaitGroup
 	for i := range 40 {
 		callers.Go(func() {

@@ -27,7 +27,7 @@ type Config struct {
 	// begins another attempt; with a deadline that alone counts. Default 10 s;
 	// negative: every call has one attempt.
 	RetryTime time.Duration
-	// AttemptTimeout bounds one attempt at a call of keys, and at FirstStatus, be its
+	// AttemptTimeout bounds one attempt at a call of keys, TransferLeadership and FirstStatus, be its
 	// node stopped, cut off or slow: then another node is asked. A write that the silent node may still
 	// apply fails instead, its outcome unknown, unless it is one of a Session. A
 	// stream of a Pipeline or Coalescer is given up with all that is under way on it

@@ -27,7 +27,7 @@ type (
 
 func openPipeline(tb testing.TB, c *client.Client) *client.Pipeline {
 	tb.Helper()
-	p, err := c.NewPipeline(within(tb, 10*time.Second))
+	p, err := c.NewPipeline(within(tb, time.Minute))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func answers(tb testing.TB, operations []*kvv1.Operation, results []*kvv1.Result
 func TestPipelineConcurrently(t *testing.T) {
 	cluster := clienttest.Start(t, 1)
 	p := openPipeline(t, open(t, cluster))
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, time.Minute)
 	var callers sync.WaitGroup
 	for caller := range 16 {
 		callers.Go(func() {
@@ -120,7 +120,7 @@ func TestPipelineAnswersInAnyOrder(t *testing.T) {
 		return nil
 	}
 	p := openPipeline(t, open(t, cluster))
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	var callers sync.WaitGroup
 	for caller := range 3 {
 		callers.Go(func() {
@@ -164,7 +164,7 @@ func TestPipelineStrayAnswers(t *testing.T) {
 				return send(resp)
 			}
 			p := openPipeline(t, open(t, cluster))
-			ctx := within(t, 10*time.Second)
+			ctx := within(t, time.Minute)
 			results, err := p.Do(ctx, []*kvv1.Operation{put("a", "1"), put("b", "1")})
 			if err = outcome(results, err, 1); name != "too many" && (client.Applied(err) != unknown || status.Code(err) == codes.OK) {
 				t.Fatalf("%v, applied %v", err, client.Applied(err))
@@ -209,7 +209,7 @@ func TestPipelineMissingAnswer(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || client.Applied(err) != no {
 		t.Errorf("the read without an answer: %v, applied %v", err, client.Applied(err))
 	}
-	if _, err := p.Do(within(t, 10*time.Second), []*kvv1.Operation{put("d", "1")}); err != nil {
+	if _, err := p.Do(within(t, time.Minute), []*kvv1.Operation{put("d", "1")}); err != nil {
 		t.Fatal(err)
 	}
 	if n := cluster.Node(1).Calls(clienttest.Stream); n != 1 {
@@ -233,7 +233,7 @@ func TestPipelineLateAnswerIsDropped(t *testing.T) {
 		t.Fatalf("%v, applied %v", err, client.Applied(err))
 	}
 	operations := []*kvv1.Operation{put("a", "1")}
-	results, err := p.Do(within(t, 10*time.Second), operations)
+	results, err := p.Do(within(t, time.Minute), operations)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func TestPipelineLateAnswerIsDropped(t *testing.T) {
 func TestPipelineFollowsTheLeader(t *testing.T) {
 	cluster := clienttest.Start(t, 3)
 	p := openPipeline(t, open(t, cluster))
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, time.Minute)
 	var callers sync.WaitGroup
 	var done atomic.Int64
 	for caller := range 8 {
@@ -308,7 +308,7 @@ func TestPipelineKeepsTheOrderOfWrites(t *testing.T) {
 				return send(resp)
 			}
 			p := openPipeline(t, open(t, cluster))
-			results, err := p.Do(within(t, 10*time.Second), []*kvv1.Operation{put("a", "1"), get("a"), put("b", "1")})
+			results, err := p.Do(within(t, time.Minute), []*kvv1.Operation{put("a", "1"), get("a"), put("b", "1")})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -335,7 +335,7 @@ func TestPipelineOperationsRefusedForGood(t *testing.T) {
 		return send(resp)
 	}
 	p := openPipeline(t, open(t, cluster))
-	results, err := p.Do(within(t, 10*time.Second), []*kvv1.Operation{put("", "1"), put("b", "1")})
+	results, err := p.Do(within(t, time.Minute), []*kvv1.Operation{put("", "1"), put("b", "1")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +377,7 @@ func TestPipelineBrokenStream(t *testing.T) {
 				return broken
 			}
 			p := openPipeline(t, open(t, cluster))
-			ctx := within(t, 10*time.Second)
+			ctx := within(t, time.Minute)
 			results, err := p.Do(ctx, []*kvv1.Operation{get("w"), put("w", "1")})
 			if err = outcome(results, err, 1); client.Applied(err) != unknown || status.Code(err) == codes.OK {
 				t.Fatalf("%v, applied %v", err, client.Applied(err))
@@ -414,7 +414,7 @@ func TestPipelineReadsSurviveABreak(t *testing.T) {
 	}
 	p := openPipeline(t, open(t, cluster))
 	operations := []*kvv1.Operation{get("a"), get("b")}
-	results, err := p.Do(within(t, 10*time.Second), operations)
+	results, err := p.Do(within(t, time.Minute), operations)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -452,7 +452,7 @@ func TestPipelineStuckServer(t *testing.T) {
 		t.Errorf("%d perhaps sent, %d surely not; want some of each", sent.Load(), kept.Load())
 	}
 	close(release)
-	if _, err := p.Do(within(t, 10*time.Second), []*kvv1.Operation{put("after", "1")}); err != nil {
+	if _, err := p.Do(within(t, time.Minute), []*kvv1.Operation{put("after", "1")}); err != nil {
 		t.Fatal(err)
 	}
 	applied := 0
@@ -483,7 +483,7 @@ func TestPipelineQueuedWritesSurviveABreak(t *testing.T) {
 	for i := range 16 {
 		callers.Go(func() {
 			key := fmt.Sprint(i)
-			_, err := p.Do(within(t, 10*time.Second), []*kvv1.Operation{put(key, value)})
+			_, err := p.Do(within(t, time.Minute), []*kvv1.Operation{put(key, value)})
 			if err != nil && client.Applied(err) == unknown {
 				lost.Add(1)
 				return
@@ -556,7 +556,7 @@ func TestPipelineLeavesANodeSilentToTheImpatient(t *testing.T) {
 	cluster := clienttest.Start(t, 3)
 	silence(t, cluster)
 	p := openPipeline(t, openConfig(t, client.Config{Endpoints: cluster.Addresses(), RefreshInterval: -1, AttemptTimeout: soon}))
-	for ctx := within(t, 30*time.Second); ; {
+	for ctx := within(t, time.Minute); ; {
 		short, cancel := context.WithTimeout(ctx, soon/4)
 		_, err := p.Do(short, []*kvv1.Operation{get("k")})
 		cancel()
@@ -591,7 +591,7 @@ func TestPipelineLimits(t *testing.T) {
 	cluster := clienttest.Start(t, 1)
 	c := openConfig(t, client.Config{Endpoints: cluster.Addresses(), MaxRequest: 1000, RefreshInterval: -1})
 	p := openPipeline(t, c)
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	if results, err := p.Do(ctx, nil); err != nil || len(results) != 0 {
 		t.Errorf("no operations: %v, %v", results, err)
 	}
@@ -633,7 +633,7 @@ func TestPipelineClose(t *testing.T) {
 		t.Errorf("a write after: %v, applied %v", err, client.Applied(err))
 	}
 	// The client is not closed with it.
-	if _, err := c.Put(within(t, 10*time.Second), []byte("b"), nil); err != nil {
+	if _, err := c.Put(within(t, time.Minute), []byte("b"), nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -43,7 +43,7 @@ func TestReadsGoWhereTheyMay(t *testing.T) {
 	} {
 		cluster := clienttest.Start(t, 3)
 		c := open(t, cluster, 2, 3, 1)
-		ctx := within(t, 10*time.Second)
+		ctx := within(t, time.Minute)
 		for range 9 {
 			if _, err := c.Get(ctx, []byte("k"), tt.how); err != nil {
 				t.Fatalf("%s: %v", tt.how, err)
@@ -60,7 +60,7 @@ func TestReadsGoWhereTheyMay(t *testing.T) {
 func TestRefreshFindsTheLeaderForReads(t *testing.T) {
 	cluster := clienttest.Start(t, 3)
 	c := open(t, cluster, 2)
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	if err := c.Refresh(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestRefreshFindsTheLeaderForReads(t *testing.T) {
 func TestSpreadReadsSkipANodeThatIsDown(t *testing.T) {
 	cluster := clienttest.Start(t, 3)
 	c := open(t, cluster)
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, time.Minute)
 	read := func() {
 		t.Helper()
 		if _, err := c.Get(ctx, []byte("k"), client.ReadFollower); err != nil {
@@ -122,7 +122,7 @@ func TestSpreadReadsSkipANodeThatIsDown(t *testing.T) {
 func TestReadPipelines(t *testing.T) {
 	cluster := clienttest.Start(t, 3)
 	c := open(t, cluster)
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, time.Minute)
 	var pipelines []*client.Pipeline
 	for range 3 {
 		p, err := c.NewReadPipeline(ctx, client.ReadFollower)
@@ -214,7 +214,7 @@ func TestElectionIsWaitedFor(t *testing.T) {
 	})
 	timer := time.AfterFunc(300*time.Millisecond, func() { cluster.SetLeader(2) })
 	defer timer.Stop()
-	if _, err := c.Put(within(t, 20*time.Second), []byte("k"), nil); err != nil {
+	if _, err := c.Put(within(t, time.Minute), []byte("k"), nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 func openSession(t *testing.T, c *client.Client) *client.Session {
 	t.Helper()
-	s, err := c.OpenSession(within(t, 10*time.Second), 0)
+	s, err := c.OpenSession(within(t, time.Minute), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestSessionRepeats(t *testing.T) {
 		{Err: clienttest.Refusal(codes.Unavailable, "stopping")},
 	} {
 		cluster.Node(1).Script(clienttest.Put, step, step)
-		w, err := s.Put(within(t, 10*time.Second), []byte("k"), nil)
+		w, err := s.Put(within(t, time.Minute), []byte("k"), nil)
 		if err != nil || w.GetVersion() != uint64(i)+1 || cluster.Applied("k") != i+1 {
 			t.Errorf("put %d: %v, version %d, applied %d times", i, err, w.GetVersion(), cluster.Applied("k"))
 		}

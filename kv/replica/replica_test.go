@@ -156,7 +156,7 @@ func form(tb testing.TB, all []*Replica) {
 
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			tb.Fatalf("no %s within 30 s", what)
 		}
@@ -376,7 +376,7 @@ func TestStopHandsOver(t *testing.T) {
 	// Raft gives a transfer one election timeout: long enough for a busy machine.
 	_, all := startReplicas(t, 3, func(c *Config) { c.Tick = 500 * time.Millisecond })
 	form(t, all)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := all[0].Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -398,7 +398,7 @@ func TestStopHandsOverPastADeadNode(t *testing.T) {
 			n.mu.Lock()
 			n.cut[dead] = true
 			n.mu.Unlock()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if err := all[0].Stop(ctx); err != nil {
 				t.Fatal(err)
