@@ -58,13 +58,14 @@ func BenchmarkServiceStream(b *testing.B) {
 				req.Operations = append(req.Operations, op(uint64(i), opPut, "key", "value"))
 			}
 			finished := make(chan *exchange, 1)
+			slots := make(chan struct{})
 			b.ReportAllocs()
 			for b.Loop() {
 				x := exchanges.Get().(*exchange)
-				x.errors, x.finished = s.errors, finished
+				x.errors, x.finished, x.held = s.errors, finished, &s.streams
 				x.reset(req)
 				x.start(f)
-				(<-finished).release()
+				(<-finished).release(slots)
 				f.proposed = f.proposed[:0]
 			}
 			b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "ops/s")

@@ -23,9 +23,20 @@ type clientCodec struct{ encoding.CodecV2 }
 
 func newClientCodec() encoding.CodecV2 { return clientCodec{encoding.GetCodecV2(protocodec.Name)} }
 
+// streamRequest is a StreamRequest with the bytes that it came in, all of which it
+// may keep.
+type streamRequest struct {
+	*kvv1.StreamRequest
+
+	bytes int
+}
+
 // Unmarshal implements encoding.CodecV2. Nothing of data is kept.
 func (c clientCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch m := v.(type) {
+	case *streamRequest:
+		m.bytes = data.Len()
+		return c.Unmarshal(data, m.StreamRequest)
 	case *kvv1.StreamRequest:
 		src := joined(data)
 		if decodeStreamRequest(src, m) {

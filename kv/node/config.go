@@ -81,8 +81,8 @@ type Config struct {
 
 	LogEntries     int  `knob:"log-entries" usage:"applied entries kept in the log for followers that lag"`
 	LogSize        Size `knob:"log-size" usage:"bytes of applied entries kept in the log for followers that lag"`
-	AdmissionOps   int  `knob:"admission-ops" usage:"operations under way at most; above it RESOURCE_EXHAUSTED"`
-	AdmissionBytes Size `knob:"admission-bytes" usage:"bytes of operations under way at most; above it RESOURCE_EXHAUSTED"`
+	AdmissionOps   int  `knob:"admission-ops" usage:"operations under way at most; above it RESOURCE_EXHAUSTED. On streams as much again may wait for answers to be read"`
+	AdmissionBytes Size `knob:"admission-bytes" usage:"bytes of operations under way at most; above it RESOURCE_EXHAUSTED. On streams as much again may wait for answers to be read"`
 
 	Stages string `knob:"stages" values:"on,off" usage:"measure how long writes take from one stage to the next; the debug port shows it and can change it, and status shows it"`
 

@@ -9,6 +9,7 @@ import (
 	"math"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -245,6 +246,60 @@ func TestOperationBomb(t *testing.T) {
 	}
 }
 
+// Streams that read no answers, and send what is refused and so passes no
+// admission: they hold what the node says they may, others are served, or told that
+// there is no room, and when they are gone so is what they held.
+func TestStreamsThatReadNothing(t *testing.T) {
+	const streams, messages = 8, 40
+	m := startCluster(t, 1, func(o *Options) { o.Config.AdmissionBytes, o.Config.AdmissionOps = 32<<20, 1000 })[0]
+	ctx := within(t, time.Minute)
+	invalid := &kvv1.StreamRequest{}
+	for range 1024 { // with answers that fill the windows soon
+		invalid.Operations = append(invalid.Operations, op(1, opPut, "", string(make([]byte, 2000))))
+	}
+	size := int64(proto.Size(invalid))
+	before := heap()
+	hostile, leave := context.WithCancel(ctx)
+	defer leave()
+	var sending sync.WaitGroup
+	for range streams {
+		stream, err := m.kv.Stream(hostile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sending.Go(func() {
+			for i := 0; i < messages && stream.Send(invalid) == nil; i++ {
+			}
+		})
+	}
+	// Once there is no room for theirs, there is none for another's.
+	other, err := m.kv.Stream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the room is taken", func() bool {
+		return exchangeOps(t, other, invalid.GetOperations()...)[0].GetError().GetCode() == uint32(codes.ResourceExhausted)
+	})
+	st, err := m.cluster.Status(ctx, &clusterv1.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Beside that, of each stream the client has up to two messages, and gRPC one.
+	most := int64(st.GetLimits().GetMemoryCapsBytes()["streams"]) + 4*streams*size
+	var grown int64
+	eventually(t, "no more than that is held", func() bool { grown = heap() - before; return grown <= most })
+	t.Logf("the heap grew by %d bytes of at most %d", grown, most)
+	if _, err := m.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 1<<20)}); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+	leave()
+	sending.Wait()
+	eventually(t, "memory is given back", func() bool { return heap()-before < 16<<20 })
+	if r := exchangeOps(t, other, invalid.GetOperations()...)[0]; r.GetError().GetCode() != uint32(codes.InvalidArgument) {
+		t.Errorf("afterwards: %v", r)
+	}
+}
+
 // 20,000 streams at once on one connection, from one who does not read the
 // settings: those over the limit are refused, and the port serves others.
 func TestStreamFlood(t *testing.T) {
@@ -332,7 +387,7 @@ func TestHostileStorm(t *testing.T) {
 			}
 			var grown int64
 			eventually(t, "memory is given back", func() bool { grown = heap() - before; return grown < 16<<20 })
-			t.Logf("the heap grew by %d bytes", grown)
+		t.Logf("the heap grew by %d bytes", grown)
 		})
 	}
 }

@@ -17,6 +17,7 @@ type kvService struct {
 	pins    *pins
 	page    int             // most keys in a page of Scan
 	answer  int             // most bytes of values in an answer of several operations
+	streams holding         // by requests
 	life    context.Context // ends when open streams have to
 }
 

@@ -31,7 +31,19 @@ type fakeReplica struct {
 	fate  func(*kv.Command) error        // fails one command
 	read  func(replica.ReadWaiter) error
 	lease func(replica.ReadWaiter) (bool, error)
-	hold  bool // never answer writes
+	hold  bool // answer no writes
+	held  []replica.Proposal
+}
+
+// answer fails what was held, and holds no more.
+func (f *fakeReplica) answer() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hold = false
+	for _, p := range f.held {
+		p.Waiter.Done(p.Tag, kv.Result{}, replica.ErrUnknownOutcome)
+	}
+	f.held = nil
 }
 
 func (f *fakeReplica) Propose(ps []replica.Proposal) error {
@@ -46,6 +58,7 @@ func (f *fakeReplica) Propose(ps []replica.Proposal) error {
 	for _, p := range ps {
 		f.proposed = append(f.proposed, bytes.Clone(p.Command.Key))
 		if f.hold {
+			f.held = append(f.held, p)
 			continue
 		}
 		if f.fate != nil {
@@ -87,7 +100,8 @@ func newTestService(t *testing.T) (*kvService, *fakeReplica) {
 	f := &fakeReplica{store: kv.NewStore()}
 	s := &kvService{
 		store: f.store, replica: f, errors: testTranslator,
-		pins: newPins(7, 4, time.Minute), page: 10, answer: 100, life: life,
+		pins: newPins(7, 4, time.Minute), page: 10, answer: 100,
+		streams: holding{limit: 1 << 30}, life: life,
 	}
 	t.Cleanup(s.pins.close)
 	return s, f

@@ -203,7 +203,8 @@ func (n *Node) assembleServices() {
 	n.health.SetServingStatus(serviceKV, grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	n.clientServer = newClientServer(n.life, n.cfg)
 	kvv1.RegisterKVServer(n.clientServer, &kvService{
-		store: n.store, replica: n.replica, errors: errs, pins: n.pins, page: n.cfg.ScanPage, answer: int(n.cfg.MaxRequest), life: n.life,
+		store: n.store, replica: n.replica, errors: errs, pins: n.pins, page: n.cfg.ScanPage, answer: int(n.cfg.MaxRequest),
+		streams: holding{limit: n.cfg.underWay()}, life: n.life,
 	})
 	clusterv1.RegisterClusterServer(n.clientServer, &clusterService{n: n, errors: errs})
 	grpc_health_v1.RegisterHealthServer(n.clientServer, n.health)

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -14,9 +16,38 @@ import (
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
-// streamInFlight bounds the requests of one stream that wait for their answer.
-// At the bound the stream is not read, and HTTP/2 holds the client back.
-const streamInFlight = 256
+// streamInFlight bounds the requests of one stream that wait for their answer, and
+// streamShare their bytes: that part of what all streams may hold. At a bound the
+// stream is not read, and HTTP/2 holds the client back; one request alone may
+// exceed the bytes. What holds requests back is slots, of which a large one takes
+// several.
+const (
+	streamInFlight = 256
+	streamShare    = 4
+)
+
+// holding counts the bytes that requests on all streams hold, from when they are
+// decoded until their answers are sent: whoever sends, and reads no answers, must
+// not fill the memory. Beyond the limit requests are refused.
+type holding struct {
+	limit int64
+	bytes atomic.Int64
+}
+
+// take is false when there is no room. One request may exceed the limit when
+// nothing else is held.
+func (h *holding) take(n int64) bool {
+	if now := h.bytes.Add(n); now > h.limit && now > n {
+		h.bytes.Add(-n)
+		return false
+	}
+	return true
+}
+
+// slots is how many a request of that many bytes takes.
+func (h *holding) slots(n int64) int {
+	return int(min(1+n*streamShare*streamInFlight/max(1, h.limit), streamInFlight))
+}
 
 // exchange is one StreamRequest on its way to its StreamResponse. The receiving
 // goroutine starts it, the replica's goroutines fill in results, and whoever
@@ -32,6 +63,9 @@ type exchange struct {
 	readable  error        // of the barrier; nil once linearizable reads may go on
 	leased    error        // the same for lease reads
 	open      atomic.Int32 // what is still to be heard of, plus 1 while starting
+	held      *holding
+	bytes     atomic.Int64 // of held
+	slots     int          // of the stream
 }
 
 // Exchanges keep their slices from one use to the next.
@@ -42,9 +76,23 @@ func (x *exchange) Done(tag int, result kv.Result, err error) {
 	if err != nil {
 		x.results[tag].Error = x.errors.operation(err)
 	} else {
+		x.holdValue(&result)
 		fillResult(&x.results[tag], &result)
 	}
 	x.close()
+}
+
+// holdValue counts what a swap found, which the store may since have let go: it
+// can be much larger than the request. Without room the answer goes without it.
+func (x *exchange) holdValue(r *kv.Result) {
+	n := int64(len(r.Value))
+	switch {
+	case n == 0:
+	case x.held.take(n):
+		x.bytes.Add(n)
+	default:
+		r.Value, r.ValueOmitted = nil, true
+	}
 }
 
 // Ready implements replica.ReadWaiter for linearizable reads.
@@ -83,14 +131,40 @@ func (x *exchange) reset(req *kvv1.StreamRequest) {
 	x.open.Store(1)
 }
 
+// enter waits for the exchange's slots; false when the stream ended first.
+func (x *exchange) enter(ctx context.Context, slots chan struct{}) bool {
+	for n := range x.slots {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			x.slots = n
+			return false
+		}
+	}
+	return true
+}
+
+// refuse answers all operations with an error, and holds nothing of the request.
+func (x *exchange) refuse(err error) {
+	refused := x.errors.operation(err)
+	for i := range x.results {
+		x.results[i].Error = refused
+	}
+	x.request = nil
+}
+
 // release gives the exchange back once its response was encoded. What it kept
 // alive of the store, it lets go.
-func (x *exchange) release() {
+func (x *exchange) release(slots <-chan struct{}) {
 	for i := range x.results {
 		x.results[i].Reset()
 	}
 	clear(x.proposals)
-	x.request, x.finished = nil, nil
+	x.held.bytes.Add(-x.bytes.Swap(0))
+	for range x.slots {
+		<-slots
+	}
+	x.request, x.finished, x.held = nil, nil, nil
 	exchanges.Put(x)
 }
 
@@ -191,10 +265,18 @@ func (s *kvService) Stream(stream grpc.BidiStreamingServer[kvv1.StreamRequest, k
 	var (
 		ctx      = stream.Context()
 		finished = make(chan *exchange, streamInFlight)
-		slots    = make(chan struct{}, streamInFlight) // one held by each exchange
-		ended    = make(chan error, 1)                 // why receiving ended
+		slots    = make(chan struct{}, streamInFlight)
+		ended    = make(chan error, 1) // why receiving ended
+		returned = make(chan struct{})
 	)
-	go s.receive(stream, finished, slots, ended)
+	defer close(returned)
+	go func() {
+		ended <- s.receive(stream, finished, slots)
+		<-returned
+		for len(slots) > 0 { // nobody waits for these, but the replica has them
+			(<-finished).release(slots)
+		}
+	}()
 
 	var end error // set once nothing more comes in
 	stopping := s.life.Done()
@@ -203,11 +285,11 @@ func (s *kvService) Stream(stream grpc.BidiStreamingServer[kvv1.StreamRequest, k
 		case x := <-finished:
 			x.read(s.store)
 			s.errors.limitValues(x.response.Results, s.answer)
-			if err := stream.Send(&x.response); err != nil {
+			err := stream.Send(&x.response)
+			x.release(slots)
+			if err != nil {
 				return err
 			}
-			x.release()
-			<-slots
 		case end = <-ended:
 			ended = nil
 		case <-stopping:
@@ -233,28 +315,40 @@ func (s *kvService) Stream(stream grpc.BidiStreamingServer[kvv1.StreamRequest, k
 	return end
 }
 
-// receive starts an exchange for each request until the client has no more.
-func (s *kvService) receive(
-	stream grpc.BidiStreamingServer[kvv1.StreamRequest, kvv1.StreamResponse],
-	finished chan<- *exchange, slots chan<- struct{}, ended chan<- error,
-) {
+// receive starts an exchange for each request until the client has no more; nil
+// when the stream ended while one was held back.
+func (s *kvService) receive(stream grpc.ServerStream, finished chan<- *exchange, slots chan struct{}) error {
 	for {
-		req, err := stream.Recv()
-		if err == nil {
-			err = checkOperations(len(req.GetOperations()))
+		in := streamRequest{StreamRequest: new(kvv1.StreamRequest)}
+		if err := stream.RecvMsg(&in); err != nil {
+			return err
 		}
-		if err != nil {
-			ended <- err
-			return
-		}
-		select {
-		case slots <- struct{}{}:
-		case <-stream.Context().Done():
-			return
+		n := len(in.GetOperations())
+		if err := checkOperations(n); err != nil {
+			return err
 		}
 		x := exchanges.Get().(*exchange)
-		x.errors, x.finished = s.errors, finished
-		x.reset(req)
-		x.start(s.replica)
+		x.errors, x.finished, x.held = s.errors, finished, &s.streams
+		x.reset(in.StreamRequest)
+		bytes := int64(in.bytes) + int64(n)*waiterBytes
+		admitted := s.streams.take(bytes)
+		if admitted {
+			x.bytes.Store(bytes)
+			x.slots = s.streams.slots(bytes)
+		} else {
+			// Nothing more is read until this was sent.
+			x.refuse(fmt.Errorf("%w: requests on streams hold %d bytes until their answers are read, at most %d",
+				replica.ErrOverloaded, s.streams.bytes.Load(), s.streams.limit))
+			x.slots = streamInFlight
+		}
+		switch {
+		case !x.enter(stream.Context(), slots):
+			x.release(slots)
+			return nil
+		case admitted:
+			x.start(s.replica)
+		default:
+			x.close()
+		}
 	}
 }

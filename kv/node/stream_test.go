@@ -291,6 +291,7 @@ func TestStreamKeepsOrder(t *testing.T) {
 func TestStreamHoldsBack(t *testing.T) {
 	s, f := newTestService(t)
 	f.hold = true
+	t.Cleanup(f.answer)
 	stream := openStream(t, s)
 	for i := range 2 * streamInFlight {
 		if err := stream.Send(&kvv1.StreamRequest{Operations: []*kvv1.Operation{op(uint64(i), opPut, "k", "v")}}); err != nil {
@@ -311,6 +312,60 @@ func TestStreamHoldsBack(t *testing.T) {
 			t.Fatalf("%d requests in flight, more than %d", n, streamInFlight)
 		}
 	}
+}
+
+// What requests on streams hold counts until the client has the answer, or until
+// the replica is done with what the client did not wait for. Without room a
+// request is refused, and a swap answered without the value it found.
+func TestStreamsHold(t *testing.T) {
+	s, f := newTestService(t)
+	value := string(make([]byte, 90))
+	put(t, s, "k", value)
+	s.streams.limit = 10000
+	stream := openStream(t, s)
+	all := func() bool { return s.streams.bytes.Load() == 0 }
+	for room, omitted := range map[int64]bool{1000: false, 800: true} {
+		eventually(t, "all is given back", all)
+		s.streams.bytes.Add(s.streams.limit - room)
+		r := exchangeOps(t, stream, op(1, opSwap, "k", "x"))[0]
+		s.streams.bytes.Add(room - s.streams.limit)
+		if r.GetError() != nil || !r.GetFound() || r.GetValueOmitted() != omitted || (len(r.GetValue()) == 0) != omitted {
+			t.Errorf("a swap with room for %d bytes: %v", room, r)
+		}
+	}
+	eventually(t, "all is given back", all)
+	s.streams.bytes.Add(s.streams.limit - waiterBytes)
+	for i, r := range exchangeOps(t, stream, op(1, opGet, "k", ""), op(2, opPut, "k", "x"), op(3, opPut, "", "")) {
+		if e := r.GetError(); codes.Code(e.GetCode()) != codes.ResourceExhausted || e.GetApplied() != kvv1.Applied_APPLIED_NO || r.GetId() != uint64(i+1) {
+			t.Errorf("without room: %v", r)
+		}
+	}
+	s.streams.bytes.Add(waiterBytes - s.streams.limit)
+	eventually(t, "all is given back", all)
+	if r := exchangeOps(t, stream, op(1, opGet, "k", ""))[0]; string(r.GetValue()) != value {
+		t.Errorf("afterwards: %v", r)
+	}
+
+	f.hold = true
+	ctx, leave := context.WithCancel(t.Context())
+	left, err := dialService(t, s).Stream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 { // the share of a stream has room for three of them
+		if err := left.Send(&kvv1.StreamRequest{Operations: []*kvv1.Operation{op(uint64(i), opPut, "k", "x")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const held = 4 * waiterBytes
+	eventually(t, "all are held", func() bool { return s.streams.bytes.Load() >= held })
+	leave()
+	eventually(t, "the one that waited is given back", func() bool { return s.streams.bytes.Load() < held })
+	if n := s.streams.bytes.Load(); n < 3*waiterBytes {
+		t.Errorf("%d bytes are held of three writes under way", n)
+	}
+	f.answer()
+	eventually(t, "the rest is given back", all)
 }
 
 // When the node stops, a stream sends the answers it owes and then says why it

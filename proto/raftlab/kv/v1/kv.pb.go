@@ -1577,7 +1577,8 @@ type Result struct {
 	Value []byte `protobuf:"bytes,10,opt,name=value,proto3" json:"value,omitempty"`
 	// Set when the operation was refused or its outcome is unknown.
 	Error *OperationError `protobuf:"bytes,11,opt,name=error,proto3" json:"error,omitempty"`
-	// As in CompareAndSwapResponse, or the values of this answer exceed max-request.
+	// As in CompareAndSwapResponse, or the values of this answer exceed max-request, or
+	// the values that wait on streams what may be held.
 	ValueOmitted  bool `protobuf:"varint,12,opt,name=value_omitted,json=valueOmitted,proto3" json:"value_omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
