@@ -123,10 +123,8 @@ func (s *clusterService) describe(ctx context.Context, address string) (*cluster
 func (s *clusterService) ChangeMembership(ctx context.Context, req *clusterv1.ChangeMembershipRequest) (*clusterv1.ChangeMembershipResponse, error) {
 	ctx, cancel := answerInTime(ctx)
 	defer cancel()
-	for _, id := range req.GetVoters() {
-		if err := checkNodeID("voters", id); err != nil {
-			return nil, s.errors.status(err)
-		}
+	if err := checkVoters(req.GetVoters()); err != nil {
+		return nil, s.errors.status(err)
 	}
 	if err := s.checkLeader(ctx); err != nil {
 		return nil, s.errors.status(err)

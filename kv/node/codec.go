@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	clusterv1 "raftlab/proto/raftlab/cluster/v1"
 	kvv1 "raftlab/proto/raftlab/kv/v1"
 )
 
@@ -53,6 +54,12 @@ func (c clientCodec) Unmarshal(data mem.BufferSlice, v any) error {
 		src := data.MaterializeToBuffer(mem.DefaultBufferPool())
 		defer src.Free()
 		return unmarshalOperations(src.ReadOnlyData(), m, &m.Operations)
+	case *clusterv1.ChangeMembershipRequest:
+		if data.Len() > maxVotersBytes {
+			proto.Reset(m)
+			m.Voters = make([]uint64, maxVoters+1) // for checkVoters to refuse
+			return nil
+		}
 	}
 	return c.CodecV2.Unmarshal(data, v)
 }

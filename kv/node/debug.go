@@ -15,11 +15,14 @@ import (
 	labv1 "raftlab/proto/raftlab/lab/v1"
 )
 
+// maxLabRequest is far more than a request of Lab has.
+const maxLabRequest = 64 << 10
+
 // newDebugServer makes the server of the debug port: pprof and metrics by
 // HTTP/1.1, and the Lab service by gRPC, told apart by content type. Its caller has made sure that
 // the port is a loopback one.
 func newDebugServer(n *Node) *http.Server {
-	lab := grpc.NewServer(serverOptions(n.cfg, n.cfg.MaxRequest)...)
+	lab := grpc.NewServer(serverOptions(n.cfg, maxLabRequest)...)
 	labv1.RegisterLabServer(lab, labService{n: n})
 
 	mux := http.NewServeMux()

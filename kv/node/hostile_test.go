@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -246,6 +247,36 @@ func TestOperationBomb(t *testing.T) {
 	}
 }
 
+// Voters are refused for their number before they are decoded to eight times their
+// bytes; as many as may be are judged by their ids.
+func TestVotersBomb(t *testing.T) {
+	m := startCluster(t, 1, nil)[0]
+	for n, want := range map[int]string{
+		maxVoters:     "voters 0 is outside",
+		maxVoters + 1: "voters has more elements than the limit of 1024",
+		32 << 20:      "voters has more elements than the limit of 1024",
+	} {
+		req := &clusterv1.ChangeMembershipRequest{Voters: make([]uint64, n)}
+		codec := newClientCodec()
+		data, err := codec.Marshal(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes := allocated(func() { err = codec.Unmarshal(data, new(clusterv1.ChangeMembershipRequest)) }); err != nil || bytes > 1<<20 {
+			t.Errorf("%d voters: %d bytes allocated, %v", n, bytes, err)
+		}
+		_, err = m.cluster.ChangeMembership(within(t, time.Minute), req)
+		if st := status.Convert(err); st.Code() != codes.InvalidArgument || !strings.Contains(st.Message(), want) {
+			t.Errorf("%d voters: %v", n, err)
+		}
+	}
+	// The greatest ids that there are fit.
+	largest := slices.Repeat([]uint64{maxNodeID}, maxVoters)
+	if size := proto.Size(&clusterv1.ChangeMembershipRequest{Voters: largest}); size > maxVotersBytes {
+		t.Errorf("%d bytes of voters, at most %d", size, maxVotersBytes)
+	}
+}
+
 // Streams that read no answers, and send what is refused and so passes no
 // admission: they hold what the node says they may, others are served, or told that
 // there is no room, and when they are gone so is what they held.
@@ -387,7 +418,7 @@ func TestHostileStorm(t *testing.T) {
 			}
 			var grown int64
 			eventually(t, "memory is given back", func() bool { grown = heap() - before; return grown < 16<<20 })
-		t.Logf("the heap grew by %d bytes", grown)
+			t.Logf("the heap grew by %d bytes", grown)
 		})
 	}
 }

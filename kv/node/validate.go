@@ -13,6 +13,13 @@ const maxKeyBytes = 64 << 10
 // takes many times the bytes that it travels in.
 const maxOperations = 1 << 16
 
+// maxVoters bounds the ids of a ChangeMembership, and maxVotersBytes the request, in
+// which each takes up to eleven bytes, or becomes eight times what it takes.
+const (
+	maxVoters      = 1024
+	maxVotersBytes = 16 << 10
+)
+
 // checkItem refuses what the store would not take, or could not put in a
 // snapshot.
 func checkItem(key, value []byte) error {
@@ -117,6 +124,19 @@ func batchCommand(ops []*kvv1.Operation) (kv.Command, error) {
 		steps[i] = step
 	}
 	return kv.Command{Kind: kv.KindBatch, Steps: steps}, nil
+}
+
+// checkVoters refuses ids that no voters have.
+func checkVoters(ids []uint64) error {
+	if len(ids) > maxVoters {
+		return invalidf("voters has more elements than the limit of %d", maxVoters)
+	}
+	for _, id := range ids {
+		if err := checkNodeID("voters", id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkNodeID refuses ids that raft keeps for itself.
