@@ -44,6 +44,9 @@ const (
 	maxSessionBytes = 32 << 20
 	// maxSessionsBytes is the same for all sessions together.
 	maxSessionsBytes = 128 << 20
+	// maxSessionResults is more than a session keeps, steps included: one answer may
+	// pass maxSessionBytes.
+	maxSessionResults = 2 * maxSessionBytes / resultBytes
 	// resultBytes is what a result counts for beside its value: what it takes in
 	// memory, which is more than in a snapshot.
 	resultBytes = 112

@@ -27,6 +27,10 @@ const (
 	// A record holds one item of any size or several within the batch. The rest
 	// is for tags, lengths and revisions, and for the header's membership.
 	maxSnapshotRecord = MaxItemSize + snapshotBatch
+
+	// maxSnapshotHeader has room for a membership of a thousand nodes and fifty
+	// thousand that were removed.
+	maxSnapshotHeader = 1 << 20
 )
 
 // Errors of snapshots, beside ErrMalformed and ErrFormat; wrapped with figures.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -274,6 +276,41 @@ func headerBytes(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// Records of many small messages are not decoded: those would take a hundred times
+// their bytes.
+func TestSnapshotBombs(t *testing.T) {
+	many := func(field protowire.Number, inner ...[]byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), bytes.Join(inner, nil))
+	}
+	record := func(field protowire.Number, body []byte) []byte {
+		framed := many(field, body)
+		return append(protowire.AppendVarint(nil, uint64(len(framed))), framed...)
+	}
+	steps := bytes.Repeat([]byte{10<<3 | 2, 0}, 1<<20)
+	nested := []byte{}
+	for range 1000 {
+		nested = many(10, nested)
+	}
+	header := headerBytes(t)
+	header = append(protowire.AppendVarint(nil, uint64(len(header))), header...)
+	for name, data := range map[string][]byte{
+		"nodes":          record(1, many(4, bytes.Repeat([]byte{1<<3 | 2, 0}, 1<<20))),
+		"answers":        slices.Concat(header, record(4, bytes.Repeat([]byte{5<<3 | 2, 0}, 1<<20))),
+		"results":        slices.Concat(header, record(4, many(5, bytes.Repeat([]byte{2<<3 | 2, 0}, 1<<20)))),
+		"steps":          slices.Concat(header, record(4, many(5, many(2, steps)))),
+		"steps of a few": slices.Concat(header, record(4, bytes.Repeat(many(5, many(2, steps[:1<<16])), 32))),
+		"steps of steps": slices.Concat(header, record(4, many(5, many(2, nested)))),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := NewSnapshotDecoder().Write(data)
+		runtime.ReadMemStats(&after)
+		if bytes := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, ErrTooLarge) || bytes > 1<<20 {
+			t.Errorf("%s: %v, %d bytes allocated for %d", name, err, bytes, len(data))
+		}
+	}
 }
 
 // The first error stays, whatever is written after it.

@@ -137,6 +137,9 @@ func (d *SnapshotDecoder) record(framed []byte) error {
 }
 
 func (d *SnapshotDecoder) takeHeader(body []byte) error {
+	if len(body) > maxSnapshotHeader {
+		return fmt.Errorf("header of %d bytes, at most %d: %w", len(body), maxSnapshotHeader, ErrTooLarge)
+	}
 	h := &kvv1.SnapshotHeader{}
 	if err := proto.Unmarshal(body, h); err != nil {
 		return fmt.Errorf("%w snapshot header: %w", ErrMalformed, err)
@@ -213,6 +216,10 @@ func (d *SnapshotDecoder) takeItem(b []byte) error {
 }
 
 func (d *SnapshotDecoder) takeSession(body []byte) error {
+	// Session.answers, SessionAnswer.result, StoredResult.steps, and theirs.
+	if countMessages(body, maxSessionResults, 5, 2, 10, 10) > maxSessionResults {
+		return fmt.Errorf("session of more than %d results, or with steps of steps: %w", maxSessionResults, ErrTooLarge)
+	}
 	m := &kvv1.Session{}
 	if err := proto.Unmarshal(body, m); err != nil {
 		return fmt.Errorf("%w snapshot session: %w", ErrMalformed, err)
@@ -222,6 +229,29 @@ func (d *SnapshotDecoder) takeSession(body []byte) error {
 		return err
 	}
 	return d.client.load(session)
+}
+
+// countMessages counts the messages within src that lie in a field, in theirs of the
+// next number, and so on: each takes two bytes, and a hundred times that once
+// decoded. In the last field there must be none. It stops beyond limit, and looks no
+// further than the decoder would.
+func countMessages(src []byte, limit int, field protowire.Number, within ...protowire.Number) (count int) {
+	for len(src) > 0 && count <= limit {
+		number, kind, n := protowire.ConsumeField(src)
+		if n < 0 {
+			return count
+		}
+		if number == field && kind == protowire.BytesType {
+			if len(within) == 0 {
+				return limit + 1
+			}
+			_, _, tag := protowire.ConsumeTag(src)
+			inner, _ := protowire.ConsumeBytes(src[tag:])
+			count += 1 + countMessages(inner, limit, within[0], within[1:]...)
+		}
+		src = src[n:]
+	}
+	return count
 }
 
 func (d *SnapshotDecoder) takeTrailer(body []byte) error {
