@@ -97,17 +97,29 @@ func NewCore(cfg Config, log Log, state kv.State, membership *kvv1.Membership, n
 	return c, nil
 }
 
-// maxTermJump is how far the term of a message may lie beyond this node's. An
-// election adds 1, so that nothing true comes near, not even for a node that
-// joins. Raft believes any term, and after one at the end of what can be counted
-// nobody can be elected.
-const maxTermJump = 1 << 32
+// No cluster has as many elections as there would have to be for a term beyond
+// these: some a node may have to catch up with whatever its clock says, and more for
+// each second since 1970.
+const (
+	termsAtLeast   = 1 << 32
+	termsPerSecond = 1 << 20
+)
+
+// highestTerm is the highest term to believe. Raft believes any, and after one at
+// the end of what can be counted nobody can be elected. A bound relative to this
+// node's own term alone was rejected: led there by steps, one node is out of the
+// others' reach for ever. By the clock the bound is the same for all, once the
+// slowest comes to it. The next election is always believed.
+func (c *Core) highestTerm() uint64 {
+	seconds := min(max(c.now.Unix(), 0), 1<<40)
+	return max(c.term+1, termsAtLeast+termsPerSecond*uint64(seconds))
+}
 
 // Step takes a message from a peer.
 func (c *Core) Step(m *raftpb.Message) {
-	if term := m.GetTerm(); term > c.term && term-c.term > maxTermJump {
+	if term := m.GetTerm(); term > c.highestTerm() {
 		c.count.MessagesRefused++
-		c.cfg.Logger.Warn("term far beyond this node's refused",
+		c.cfg.Logger.Warn("term beyond what elections can have come to refused",
 			"from", m.GetFrom(), "type", m.GetType(), "term", term, "own", c.term)
 		return
 	}

@@ -492,7 +492,7 @@ func TestTermBeyondReach(t *testing.T) {
 		leader := env.nodes[0]
 		term, refused := leader.core.term, leader.core.count.MessagesRefused
 		leader.core.Step(&raftpb.Message{
-			Type: kind.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(term + maxTermJump + 1),
+			Type: kind.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(leader.core.highestTerm() + 1),
 			Reject: new(true), LogTerm: new(uint64(1)), Index: new(uint64(1)),
 			Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{ConfState: &raftpb.ConfState{}}},
 		})
@@ -504,11 +504,53 @@ func TestTermBeyondReach(t *testing.T) {
 	// A node that joins follows whoever leads a cluster of very many elections.
 	env := newRandomCluster(t, 2, 10, 1)
 	joins := env.nodes[1]
-	joins.core.Step(&raftpb.Message{
-		Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(1)), To: new(uint64(2)), Term: new(uint64(maxTermJump)),
-	})
+	for _, now := range []time.Time{{}, time.Unix(0, 0)} { // clocks that were not set
+		joins.core.now = now
+		joins.core.Step(&raftpb.Message{
+			Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(1)), To: new(uint64(2)), Term: new(uint64(termsAtLeast)),
+		})
+	}
 	joins.advance()
-	if joins.core.term != maxTermJump || joins.core.leader != 1 {
+	if joins.core.term != termsAtLeast || joins.core.leader != 1 {
 		t.Errorf("a node that joins is at term %d and follows %d", joins.core.term, joins.core.leader)
+	}
+}
+
+// One in a member's name leads a node to far higher terms, in steps and to the
+// highest that it believes: the others follow it there, and go on to elect.
+func TestTermsByBounds(t *testing.T) {
+	env := newRandomCluster(t, 3, 10, 1)
+	env.form()
+	env.settle()
+	victim := env.nodes[2].core
+	for _, terms := range [][]uint64{
+		{1 << 32, 1 << 33, 1 << 34},
+		{victim.highestTerm() - 1, victim.highestTerm()},
+	} {
+		for _, term := range terms {
+			victim.Step(&raftpb.Message{
+				Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(2)), To: new(uint64(3)), Term: new(term),
+			})
+			env.nodes[2].advance()
+		}
+		reached := terms[len(terms)-1]
+		for range 20 {
+			env.settle()
+		}
+		for _, n := range env.nodes {
+			if n.core.term < reached || n.core.leader != env.leader() || env.leader() == 0 {
+				t.Errorf("of terms up to %d: node %d is at term %d and follows %d, %d leads", reached, n.id, n.core.term, n.core.leader, env.leader())
+			}
+		}
+	}
+	// The clocks are put back: the next election is believed all the same.
+	env.now = time.Unix(0, 0)
+	env.settle()
+	old := env.leader()
+	next := env.nodes[old%3]
+	next.core.Step(&raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: new(old), To: new(next.id), Term: new(next.core.term)})
+	env.settle()
+	if env.leader() != next.id {
+		t.Errorf("node %d leads, not %d", env.leader(), next.id)
 	}
 }
