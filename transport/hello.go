@@ -91,23 +91,24 @@ type sessions struct {
 // a lane that keeps its connection stays known, however often others of the node
 // say Hello.
 type caller struct {
-	incarnation uint64
-	epochs      []uint64
-	member      bool   // when it said Hello last
-	hello       uint64 // which one that was
+	Peer
+
+	epochs []uint64
+	member bool   // when it said Hello last
+	hello  uint64 // which one that was
 }
 
 // add admits an epoch. restarted means that the node was known in another life.
 // A caller that is not a member may take the place of another one, evicted, which
 // is not known any more; 0 is nobody.
-func (s *sessions) add(node, incarnation, epoch uint64, member bool) (restarted bool, evicted uint64) {
+func (s *sessions) add(from Peer, epoch uint64, member bool) (restarted bool, evicted uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, known := s.byNode[node]
+	c, known := s.byNode[from.ID]
 	if !member && (!known || c.member) {
 		evicted = s.makeRoom()
 	}
-	restarted = known && c.incarnation != incarnation
+	restarted = known && c.Incarnation != from.Incarnation
 	if restarted {
 		c.epochs = nil
 	}
@@ -115,7 +116,7 @@ func (s *sessions) add(node, incarnation, epoch uint64, member bool) (restarted 
 		c.epochs = slices.Delete(c.epochs, 0, 1)
 	}
 	s.hellos++
-	s.byNode[node] = caller{incarnation, append(c.epochs, epoch), member, s.hellos}
+	s.byNode[from.ID] = caller{from, append(c.epochs, epoch), member, s.hellos}
 	return restarted, evicted
 }
 
@@ -153,8 +154,20 @@ func (s *sessions) has(node, epoch uint64) bool {
 	return true
 }
 
+// peer is a caller as it said Hello last; false when it is not remembered.
+func (s *sessions) peer(node uint64) (Peer, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, known := s.byNode[node]
+	return c.Peer, known
+}
+
+// forget drops who is a member no longer. A stranger that others displaced stays
+// known: it may turn out to lead.
 func (s *sessions) forget(node uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.byNode, node)
+	if s.byNode[node].member {
+		delete(s.byNode, node)
+	}
 }

@@ -16,7 +16,7 @@ func TestSessionInUseIsNotForgotten(t *testing.T) {
 	s := sessions{byNode: make(map[uint64]caller)}
 	hello := func(epoch uint64) {
 		t.Helper()
-		if restarted, _ := s.add(7, 1, epoch, true); restarted {
+		if restarted, _ := s.add(Peer{ID: 7, Incarnation: 1}, epoch, true); restarted {
 			t.Fatal("another life")
 		}
 	}
@@ -33,7 +33,7 @@ func TestSessionInUseIsNotForgotten(t *testing.T) {
 	if n := len(s.byNode[7].epochs); n > maxEpochs {
 		t.Errorf("%d epochs are remembered", n)
 	}
-	if restarted, _ := s.add(7, 2, 100, true); !restarted || s.has(7, 1) {
+	if restarted, _ := s.add(Peer{ID: 7, Incarnation: 2}, 100, true); !restarted || s.has(7, 1) {
 		t.Error("another life of the caller was not noticed")
 	}
 }

@@ -224,7 +224,7 @@ func (t *localNode) SetPeers(peers []Peer) {
 func (t *localNode) learn(caller Peer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.roster.learn(caller) {
+	if t.roster.learn(caller, t.handler.Identity().Leader) {
 		t.connect()
 	}
 }

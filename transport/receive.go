@@ -27,7 +27,8 @@ func (s *server) Hello(_ context.Context, r *transportv1.HelloRequest) (*transpo
 		s.log.Warn("refused a caller", "from", r.GetFrom(), "error", status.Convert(err).Message())
 		return nil, err
 	}
-	restarted, evicted := s.sessions.add(r.GetFrom(), r.GetFromIncarnation(), r.GetEpoch(), member)
+	from := Peer{ID: r.GetFrom(), Incarnation: r.GetFromIncarnation(), Address: r.GetFromAddress()}
+	restarted, evicted := s.sessions.add(from, r.GetEpoch(), member)
 	if restarted {
 		s.reassembler.Forget(r.GetFrom())
 	}
@@ -37,7 +38,7 @@ func (s *server) Hello(_ context.Context, r *transportv1.HelloRequest) (*transpo
 	if member {
 		s.limitTold(s.counters(r.GetFrom()), r.GetReceiveLimitBytes())
 	} else {
-		s.learn(Peer{ID: r.GetFrom(), Incarnation: r.GetFromIncarnation(), Address: r.GetFromAddress()})
+		s.learn(from)
 	}
 	return &transportv1.HelloResponse{
 		Protocol: protocolVersion, ClusterId: self.ClusterID, Node: self.Node, Incarnation: self.Incarnation,
@@ -79,6 +80,7 @@ func (s *server) accept(f *Frame, c *counters, now time.Time) error {
 		}
 	}
 	s.handler.Step(m)
+	s.recall(f.From)
 	return nil
 }
 

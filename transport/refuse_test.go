@@ -298,18 +298,18 @@ func TestDecodingBombs(t *testing.T) {
 func TestSessionsAreBounded(t *testing.T) {
 	s := sessions{byNode: map[uint64]caller{}}
 	const first = 100 // stranger
-	if _, evicted := s.add(1, 1, 1, true); evicted != 0 {
+	if _, evicted := s.add(Peer{ID: 1, Incarnation: 1}, 1, true); evicted != 0 {
 		t.Errorf("a member takes the place of %d", evicted)
 	}
 	for i := range uint64(maxStrangers) {
-		if _, evicted := s.add(first+i, 1, 1, false); evicted != 0 {
+		if _, evicted := s.add(Peer{ID: first + i, Incarnation: 1}, 1, false); evicted != 0 {
 			t.Fatalf("stranger %d takes the place of %d", i, evicted)
 		}
 	}
-	if _, evicted := s.add(2, 1, 1, true); evicted != 0 {
+	if _, evicted := s.add(Peer{ID: 2, Incarnation: 1}, 1, true); evicted != 0 {
 		t.Errorf("a member takes the place of %d", evicted)
 	}
-	if _, evicted := s.add(first, 1, 2, false); evicted != 0 { // it calls again
+	if _, evicted := s.add(Peer{ID: first, Incarnation: 1}, 2, false); evicted != 0 { // it calls again
 		t.Errorf("one that is known takes the place of %d", evicted)
 	}
 	for i := range uint64(2 * maxStrangers) {
@@ -319,14 +319,14 @@ func TestSessionsAreBounded(t *testing.T) {
 		} else if i >= maxStrangers {
 			want--
 		}
-		if _, evicted := s.add(first+maxStrangers+i, 1, 1, false); evicted != want {
+		if _, evicted := s.add(Peer{ID: first + maxStrangers + i, Incarnation: 1}, 1, false); evicted != want {
 			t.Fatalf("stranger %d takes the place of %d, want %d", maxStrangers+i, evicted, want)
 		}
 	}
 	if !s.has(1, 1) || !s.has(2, 1) || s.has(first, 2) || len(s.byNode) != maxStrangers+2 {
 		t.Errorf("%d callers are known; the members: %v, %v", len(s.byNode), s.has(1, 1), s.has(2, 1))
 	}
-	if _, evicted := s.add(1, 1, 1, false); evicted == 0 || evicted == 1 { // it was removed
+	if _, evicted := s.add(Peer{ID: 1, Incarnation: 1}, 1, false); evicted == 0 || evicted == 1 { // it was removed
 		t.Errorf("one that was a member takes the place of %d", evicted)
 	}
 }
@@ -334,14 +334,14 @@ func TestSessionsAreBounded(t *testing.T) {
 func TestEpochsAreBounded(t *testing.T) {
 	s := sessions{byNode: map[uint64]caller{}}
 	for _, epoch := range []uint64{1, 30, 10, 20, 40, 60, 50, 90, 80, 70, 100} { // lanes connect in any order
-		if restarted, _ := s.add(5, 1, epoch, false); restarted {
+		if restarted, _ := s.add(Peer{ID: 5, Incarnation: 1}, epoch, false); restarted {
 			t.Fatal("another life")
 		}
 	}
 	if !s.has(5, 100) || !s.has(5, 20) || s.has(5, 1) || s.has(5, 10) || s.has(5, 30) || len(s.byNode[5].epochs) != maxEpochs {
 		t.Errorf("epochs %v", s.byNode[5])
 	}
-	if restarted, _ := s.add(5, 2, 2, false); !restarted || s.has(5, 100) || !s.has(5, 2) {
+	if restarted, _ := s.add(Peer{ID: 5, Incarnation: 2}, 2, false); !restarted || s.has(5, 100) || !s.has(5, 2) {
 		t.Error("another life of the caller was not noticed")
 	}
 }
@@ -394,6 +394,39 @@ func TestCallerIsAnswered(t *testing.T) {
 	a.transport.SetPeers([]Peer{b.peer()})
 	a.transport.Send([]*pb.Message{appendMessage(0)})
 	b.await(t, "the call", func() bool { return len(b.stepped) == 1 && len(b.transport.Stats()) == 1 })
+	b.transport.Send([]*pb.Message{{Type: pb.MsgAppResp.Enum(), To: new(uint64(1)), From: new(uint64(2)), Term: new(uint64(3))}})
+	a.await(t, "the answer", func() bool { return len(a.stepped) == 1 })
+}
+
+// Strangers that say Hello in numbers take a caller's place, but not that of the
+// leader: it has it back with its next message, and keeps it.
+func TestStrangersDisplaceNoLeader(t *testing.T) {
+	a, b := startServer(t, 1, Config{}), startServer(t, 2, Config{})
+	a.change(func() { a.identity.PeerAddress = a.address })
+	b.change(func() { b.identity.ClusterID = 0 })
+	a.change(func() { a.members[2] = b.peer() })
+	a.transport.SetPeers([]Peer{b.peer()})
+	a.transport.Send([]*pb.Message{heartbeat(1, 2)})
+	isPeer := func() bool { return b.statOf(1).ID == 1 }
+	b.await(t, "the call", func() bool { return len(b.stepped) == 1 && isPeer() })
+	c := raw(t, b)
+	crowd := func() {
+		for i := range uint64(2 * maxCallersAnswered) {
+			if _, err := c.Hello(t.Context(), &transportv1.HelloRequest{
+				Protocol: 1, ClusterId: 77, From: 1000 + i, FromIncarnation: 1, FromAddress: "127.0.0.1:1", To: 2, ReceiveLimitBytes: 4096, Epoch: 5,
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	crowd()
+	if isPeer() {
+		t.Fatal("nobody was displaced, so that nothing is shown")
+	}
+	b.change(func() { b.identity.Leader = 1 })
+	a.transport.Send([]*pb.Message{heartbeat(1, 2)})
+	b.await(t, "the leader in its place", isPeer)
+	crowd()
 	b.transport.Send([]*pb.Message{{Type: pb.MsgAppResp.Enum(), To: new(uint64(1)), From: new(uint64(2)), Term: new(uint64(3))}})
 	a.await(t, "the answer", func() bool { return len(a.stepped) == 1 })
 }

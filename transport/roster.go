@@ -19,14 +19,19 @@ func (r *roster) set(members []Peer) {
 	r.callers = slices.DeleteFunc(r.callers, func(c Peer) bool { return has(members, c.ID) })
 }
 
-// learn adds a caller that said Hello; false when there was nothing to learn.
-func (r *roster) learn(caller Peer) bool {
+// learn adds a caller that said Hello; false when there was nothing to learn. When
+// there is no room, the one that called longest ago goes, but never the leader: a
+// node that joins depends on it, and strangers must not keep it out.
+func (r *roster) learn(caller Peer, leader uint64) bool {
 	if caller.Address == "" || has(r.told, caller.ID) || slices.Contains(r.callers, caller) {
 		return false
 	}
 	r.callers = slices.DeleteFunc(r.callers, func(c Peer) bool { return c.ID == caller.ID })
 	r.callers = append(r.callers, caller)
-	r.callers = r.callers[max(0, len(r.callers)-maxCallersAnswered):]
+	if len(r.callers) > maxCallersAnswered {
+		i := slices.IndexFunc(r.callers, func(c Peer) bool { return c.ID != leader })
+		r.callers = slices.Delete(r.callers, i, i+1)
+	}
 	return true
 }
 

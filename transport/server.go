@@ -148,8 +148,19 @@ func (s *server) SetPeers(peers []Peer) {
 func (s *server) learn(caller Peer) {
 	s.setting.Lock()
 	defer s.setting.Unlock()
-	if s.roster.learn(caller) {
+	if s.roster.learn(caller, s.handler.Identity().Leader) {
 		s.connect()
+	}
+}
+
+// recall makes the sender of a message a peer again, if strangers took its place
+// before this node knew that it leads.
+func (s *server) recall(from uint64) {
+	if (*s.peers.Load())[from] != nil || s.handler.Identity().Leader != from {
+		return
+	}
+	if p, known := s.sessions.peer(from); known {
+		s.learn(p)
 	}
 }
 

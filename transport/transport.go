@@ -159,8 +159,8 @@ type Peer struct {
 	Address string
 }
 
-// Identity says who this node is. It is asked for at each Hello, since a node
-// learns its cluster only when it joins.
+// Identity says who this node is, and whom it follows. It is asked for at each
+// Hello, since a node learns its cluster only when it joins.
 type Identity struct {
 	// ClusterID is 0 while the node is in no cluster.
 	ClusterID   uint64
@@ -168,6 +168,8 @@ type Identity struct {
 	Incarnation uint64
 	// PeerAddress is its peer port, as others are told.
 	PeerAddress string
+	// Leader is whom it follows, 0 for nobody.
+	Leader uint64
 }
 
 // Handler is the node above the transport. Its methods are called from many

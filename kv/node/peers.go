@@ -21,7 +21,7 @@ var _ transport.Handler = peerHandler{}
 func (h peerHandler) Identity() transport.Identity {
 	return transport.Identity{
 		ClusterID: h.n.replica.Membership().GetClusterId(), Node: h.n.self.GetId(), Incarnation: h.n.self.GetIncarnation(),
-		PeerAddress: h.n.self.GetPeerAddress(),
+		PeerAddress: h.n.self.GetPeerAddress(), Leader: h.n.replica.Leader(),
 	}
 }
 
