@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"raftlab/bench/stats"
 )
 
 // Thresholds of the audit: beyond them a figure is doubtful, and the run says so.
@@ -14,8 +16,6 @@ const (
 	busyLoad = 0.5
 	// stealShare of all CPU time taken by the hypervisor for others.
 	stealShare = 0.02
-	// minBlocks: fewer leave intervals and verdicts meaningless.
-	minBlocks = 4
 	// lagShare: an open-loop trial whose generator was later than this share of
 	// its p99, and by that moved the p99 as much, measured itself.
 	lagShare = 0.1
@@ -45,8 +45,8 @@ func auditStart(e *Environment, blocks int) []string {
 	if e.Race {
 		warnings = append(warnings, "built with the race detector: the figures mean nothing")
 	}
-	if blocks < minBlocks {
-		warnings = append(warnings, fmt.Sprintf("%d blocks are too few for intervals and verdicts; at least %d are needed", blocks, minBlocks))
+	if blocks < stats.MinBlocks {
+		warnings = append(warnings, fmt.Sprintf("%d blocks are too few for intervals and verdicts; at least %d are needed", blocks, stats.MinBlocks))
 	}
 	return warnings
 }

@@ -93,9 +93,14 @@ func (f *Folder) Create(name string, write func(io.Writer) error) error {
 	return f.replace(name, write)
 }
 
-// replace writes a file beside its place and renames it there.
+// replace writes a file of the folder that exists.
 func (f *Folder) replace(name string, write func(io.Writer) error) error {
-	path := filepath.Join(f.Dir, filepath.FromSlash(name))
+	return WriteFile(filepath.Join(f.Dir, filepath.FromSlash(name)), write)
+}
+
+// WriteFile writes a file beside its place and renames it there, so that a reader
+// never sees half of it.
+func WriteFile(path string, write func(io.Writer) error) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"raftlab/bench/load"
+	"raftlab/bench/stats"
 )
 
 var update = flag.Bool("update", false, "rewrite the goldens in testdata")
@@ -310,7 +311,7 @@ func TestBudgets(t *testing.T) {
 		if d.Seconds() > limit {
 			t.Errorf("%s takes %v, more than %v s", name, d, limit)
 		}
-		if e.Measure.Blocks < minBlocks {
+		if e.Measure.Blocks < stats.MinBlocks {
 			t.Errorf("%s has %d blocks, too few for verdicts", name, e.Measure.Blocks)
 		}
 	}

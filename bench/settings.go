@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"raftlab/bench/cluster"
 	"raftlab/bench/load"
 	"raftlab/bench/target"
 	"raftlab/kv/node"
@@ -18,22 +19,22 @@ import (
 
 // Topologies, by the name the topology knob gives them.
 const (
-	TopologyInProcess     = "in-process"
-	TopologyInProcessGRPC = "in-process-grpc"
-	TopologyProcesses     = "processes"
-	TopologyExternal      = "external"
+	TopologyInProcess     = cluster.InProcess
+	TopologyInProcessGRPC = cluster.InProcessGRPC
+	TopologyProcesses     = cluster.Processes
+	TopologyExternal      = cluster.External
 )
 
 // Targets, by the name the target knob gives them.
 const (
-	TargetUnary    = "unary"
-	TargetPipeline = "pipeline"
-	TargetCoalesce = "coalesce"
-	TargetDirect   = "direct"
-	TargetBare     = "bare"
-	TargetWire     = "wire"
-	TargetRelay    = "relay"
-	TargetEtcd     = "etcd"
+	TargetUnary    = target.Unary
+	TargetPipeline = target.Pipeline
+	TargetCoalesce = target.Coalesce
+	TargetDirect   = target.Direct
+	TargetBare     = target.Bare
+	TargetWire     = target.Wire
+	TargetRelay    = target.Relay
+	TargetEtcd     = target.Etcd
 )
 
 // Load says what drives a cluster and what kind of cluster it is. Together with

@@ -1,10 +1,8 @@
 package report
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -64,25 +62,7 @@ func Load(dir string) (*Data, error) {
 // Save writes report.html and report.md into the run folder.
 func (d *Data) Save() error {
 	return errors.Join(
-		save(filepath.Join(d.Dir, HTMLFile), d.HTML),
-		save(filepath.Join(d.Dir, MarkdownFile), d.Markdown),
+		bench.WriteFile(filepath.Join(d.Dir, HTMLFile), d.HTML),
+		bench.WriteFile(filepath.Join(d.Dir, MarkdownFile), d.Markdown),
 	)
-}
-
-// save writes a file beside its place and renames it there, so that a reader
-// never sees half a report.
-func save(path string, render func(io.Writer) error) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	w := bufio.NewWriter(tmp)
-	err = errors.Join(render(w), w.Flush(), tmp.Chmod(0o640), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("report: write %s: %w", path, err), os.Remove(tmp.Name()))
-	}
-	return nil
 }
