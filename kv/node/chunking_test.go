@@ -173,7 +173,7 @@ func TestChunkingUnderOneKiB(t *testing.T) {
 						continue
 					}
 					for _, m := range []*member{leader, follower} {
-						got, err := m.kv.Get(within(t, time.Minute), &kvv1.GetRequest{Key: []byte("key")}, grpc.MaxCallRecvMsgSize(32<<20))
+						got, err := m.kv.Get(within(t, 3*time.Minute), &kvv1.GetRequest{Key: []byte("key")}, grpc.MaxCallRecvMsgSize(32<<20))
 						if err != nil || !bytes.Equal(got.GetValue(), value) {
 							t.Errorf("%s: node %d holds %d bytes, %v", v.name, m.ID(), len(got.GetValue()), err)
 						}
@@ -313,7 +313,7 @@ func TestLateJoinerWithLowerLimit(t *testing.T) {
 			members := startCluster(t, 2, set)
 			leader, voter := members[0], members[1]
 			put := func(key string, size int) error {
-				_, err := leader.kv.Put(within(t, time.Minute), &kvv1.PutRequest{Key: []byte(key), Value: randomBytes(size)})
+				_, err := leader.kv.Put(within(t, 3*time.Minute), &kvv1.PutRequest{Key: []byte(key), Value: randomBytes(size)})
 				return err
 			}
 			holds := func(m *member, key string, size int) func() bool {
@@ -328,7 +328,7 @@ func TestLateJoinerWithLowerLimit(t *testing.T) {
 			limit = low
 			late := start(t, 3, set)
 			// Under all but fragment the learner stays behind, which is no error.
-			if _, err := leader.cluster.AddLearner(within(t, time.Minute), &clusterv1.AddLearnerRequest{Id: 3, Address: late.Addr()}); err != nil {
+			if _, err := leader.cluster.AddLearner(within(t, 3*time.Minute), &clusterv1.AddLearnerRequest{Id: 3, Address: late.Addr()}); err != nil {
 				t.Fatal(err)
 			}
 			if chunking == transport.ChunkFragment {
@@ -351,13 +351,13 @@ func TestLateJoinerWithLowerLimit(t *testing.T) {
 			}
 			eventually(t, "the voter has the small value", holds(voter, "small", 100))
 			checkTooLarge(t, "larger", put("larger", 2<<20))
-			if _, err := leader.cluster.RemoveNode(within(t, time.Minute), &clusterv1.RemoveNodeRequest{Id: 3}); err != nil {
+			if _, err := leader.cluster.RemoveNode(within(t, 3*time.Minute), &clusterv1.RemoveNodeRequest{Id: 3}); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "larger entries are taken again", func() bool { return put("larger", 2<<20) == nil })
 			limit = 4 << 20
 			next := start(t, 4, set)
-			if _, err := leader.cluster.AddLearner(within(t, time.Minute), &clusterv1.AddLearnerRequest{Id: 4, Address: next.Addr()}); err != nil {
+			if _, err := leader.cluster.AddLearner(within(t, 3*time.Minute), &clusterv1.AddLearnerRequest{Id: 4, Address: next.Addr()}); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "a node that takes more follows", holds(next, "larger", 2<<20))
@@ -373,7 +373,7 @@ func TestChunkSizeAutoInStatus(t *testing.T) {
 	})
 	for i := range 20 {
 		value := randomBytes(300 * kib)
-		if _, err := leader.kv.Put(within(t, time.Minute), &kvv1.PutRequest{Key: []byte("key"), Value: value}); err != nil {
+		if _, err := leader.kv.Put(within(t, 3*time.Minute), &kvv1.PutRequest{Key: []byte("key"), Value: value}); err != nil {
 			t.Fatal(i, err)
 		}
 	}

@@ -16,7 +16,7 @@ import (
 func TestMembershipIsIdempotent(t *testing.T) {
 	members := startCluster(t, 2, nil)
 	leader, _ := leaderOf(t, members)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	stranger := start(t, 9, nil)
 	foreign := start(t, 8, nil)
 	if _, err := foreign.cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
@@ -79,7 +79,7 @@ func TestMembershipIsIdempotent(t *testing.T) {
 // hear it.
 func TestChangeTooSlow(t *testing.T) {
 	members := startCluster(t, 1, nil)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	late := start(t, 2, nil)
 	if _, err := members[0].cluster.AddLearner(ctx, &clusterv1.AddLearnerRequest{Id: 2, Address: late.Addr()}); err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func TestChangeTooSlow(t *testing.T) {
 func TestForgetfulNodeIsRefused(t *testing.T) {
 	members := startCluster(t, 3, nil)
 	leader, followers := leaderOf(t, members)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	lost := followers[0]
 	stopNode(t, lost.Node)
 	back, err := New(Options{Config: func() Config {
@@ -121,7 +121,7 @@ func TestForgetfulNodeIsRefused(t *testing.T) {
 	want := fmt.Sprintf("remove node %d, add it again under a new id", lost.ID())
 	select {
 	case <-back.Done():
-	case <-time.After(time.Minute):
+	case <-time.After(3 * time.Minute):
 		stopNode(t, back)
 		t.Fatal("the node goes on")
 	}

@@ -23,7 +23,7 @@ import (
 
 func TestHealthAndReflection(t *testing.T) {
 	m := start(t, 1, nil)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	health := grpc_health_v1.NewHealthClient(m.conn)
 	serving := func(service string) bool {
 		resp, err := health.Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
@@ -85,7 +85,7 @@ func TestHealthAndReflection(t *testing.T) {
 
 func TestRequestLimits(t *testing.T) {
 	m := startCluster(t, 1, func(o *Options) { o.Config.MaxRequest = 1 << 20 })[0]
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	fits := &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 1<<20-100)}
 	if _, err := m.kv.Put(ctx, fits, grpc.UseCompressor(gzip.Name)); err != nil {
 		t.Errorf("a compressed request within the limit: %v", err)
@@ -114,7 +114,7 @@ func TestRequestLimits(t *testing.T) {
 
 func TestDebugPort(t *testing.T) {
 	m := start(t, 42, func(o *Options) { o.Config.DebugAddr = "127.0.0.1:0" })
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	get := func(path string) string {
 		t.Helper()
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.DebugAddr()+path, http.NoBody)

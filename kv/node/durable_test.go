@@ -28,7 +28,7 @@ func TestNodeComesBack(t *testing.T) {
 	for _, saveAfter := range []Size{1, 64 << 20} {
 		t.Run(fmt.Sprint("save-after=", saveAfter), func(t *testing.T) {
 			dir := t.TempDir()
-			ctx := within(t, time.Minute)
+			ctx := within(t, 3*time.Minute)
 			var cluster uint64
 			for run := range 3 {
 				n := start(t, 1, durable(dir, saveAfter))
@@ -131,7 +131,7 @@ func TestStopDoesNotWaitForASnapshot(t *testing.T) {
 		o.FS = disk
 	})
 	t.Cleanup(release)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	if _, err := n.cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
 		t.Fatal(err)
 	}

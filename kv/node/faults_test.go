@@ -36,7 +36,7 @@ func TestFaultsMessage(t *testing.T) {
 // gets those of all.
 func TestLabFaults(t *testing.T) {
 	members := startCluster(t, 2, func(o *Options) { o.Config.DebugAddr, o.Config.LinkSeed = "127.0.0.1:0", 3 })
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	conn, err := grpc.NewClient("passthrough:///"+members[0].DebugAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func TestHostilePeer(t *testing.T) {
 	}
 	defer conn.Close() //nolint:errcheck // the test is over
 	peer := transportv1.NewRaftTransportClient(conn)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	const oldEpoch, epoch = 1 << 61, 1 << 62 // later than any real one
 	for _, e := range []uint64{oldEpoch, epoch} {
 		if _, err := peer.Hello(ctx, &transportv1.HelloRequest{
@@ -150,7 +150,7 @@ func TestHostilePeer(t *testing.T) {
 func TestStrangerAtTheEndOfTerms(t *testing.T) {
 	members := startCluster(t, 3, nil)
 	leader, followers := leaderOf(t, members)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	const stranger, term = 99, math.MaxUint64 - 1
 	for i, victim := range []*member{followers[0], leader} {
 		conn, err := grpc.NewClient("passthrough:///"+victim.PeerAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -265,7 +265,7 @@ func TestVotersBomb(t *testing.T) {
 		if bytes := allocated(func() { err = codec.Unmarshal(data, new(clusterv1.ChangeMembershipRequest)) }); err != nil || bytes > 1<<20 {
 			t.Errorf("%d voters: %d bytes allocated, %v", n, bytes, err)
 		}
-		_, err = m.cluster.ChangeMembership(within(t, time.Minute), req)
+		_, err = m.cluster.ChangeMembership(within(t, 3*time.Minute), req)
 		if st := status.Convert(err); st.Code() != codes.InvalidArgument || !strings.Contains(st.Message(), want) {
 			t.Errorf("%d voters: %v", n, err)
 		}
@@ -283,7 +283,7 @@ func TestVotersBomb(t *testing.T) {
 func TestStreamsThatReadNothing(t *testing.T) {
 	const streams, messages = 8, 40
 	m := startCluster(t, 1, func(o *Options) { o.Config.AdmissionBytes, o.Config.AdmissionOps = 32<<20, 1000 })[0]
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	invalid := &kvv1.StreamRequest{}
 	for range 1024 { // with answers that fill the windows soon
 		invalid.Operations = append(invalid.Operations, op(1, opPut, "", string(make([]byte, 2000))))
@@ -379,7 +379,7 @@ func TestStreamFlood(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d streams refused", refused, flood)
-	if _, err := m.kv.Put(within(t, time.Minute), &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
+	if _, err := m.kv.Put(within(t, 3*time.Minute), &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
 		t.Errorf("another client: %v", err)
 	}
 }
@@ -396,7 +396,7 @@ func TestHostileStorm(t *testing.T) {
 				o.Config.Tick = 200 * time.Millisecond // whoever leads does so to the end
 			})
 			leader, followers := leaderOf(t, members)
-			s := &storm{t: t, ctx: within(t, time.Minute), victim: leader, voices: followers}
+			s := &storm{t: t, ctx: within(t, 3*time.Minute), victim: leader, voices: followers}
 			write := func() {
 				eventually(t, "a write commits", func() bool {
 					_, err := leader.kv.Put(within(t, time.Second), &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")})
@@ -594,7 +594,7 @@ func (s *storm) snapshots() {
 			// The one before has ended for its sender a moment before its place is
 			// free: until then the answer is ResourceExhausted.
 			var err error
-			for deadline := time.Now().Add(10 * time.Second); status.Code(err) != test.code; {
+			for deadline := time.Now().Add(time.Minute); status.Code(err) != test.code; {
 				if time.Now().After(deadline) || err != nil && status.Code(err) != codes.ResourceExhausted {
 					s.t.Errorf("snapshot, %s: %v, want %v", name, err, test.code)
 					break

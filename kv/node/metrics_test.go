@@ -21,7 +21,7 @@ import (
 // scrape reads /metrics of a node's debug port.
 func scrape(t *testing.T, m *member) (families map[string]*dto.MetricFamily, text string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(within(t, time.Minute), http.MethodGet, "http://"+m.DebugAddr()+"/metrics", http.NoBody)
+	req, err := http.NewRequestWithContext(within(t, 3*time.Minute), http.MethodGet, "http://"+m.DebugAddr()+"/metrics", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestPrometheus(t *testing.T) {
 		o.Config.DebugAddr = "127.0.0.1:0"
 		o.Config.Storage, o.Config.DataDir = StorageWAL, t.TempDir()
 	})
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	for range 10 {
 		if _, err := members[0].kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: make([]byte, 1000)}); err != nil {
 			t.Fatal(err)

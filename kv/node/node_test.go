@@ -87,7 +87,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 // eventually waits for what other goroutines are about to bring about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(3 * time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("still not so: %s", what)
@@ -99,7 +99,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // startCluster runs n nodes, all voters, led by the first.
 func startCluster(t *testing.T, n int, set func(*Options)) []*member {
 	t.Helper()
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	members := []*member{start(t, 1, set)}
 	if _, err := members[0].cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func startCluster(t *testing.T, n int, set func(*Options)) []*member {
 func TestLeaseReadOfACluster(t *testing.T) {
 	members := startCluster(t, 3, nil)
 	leader, others := leaderOf(t, members)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	req := &kvv1.GetRequest{Key: []byte("k"), Consistency: kvv1.Consistency_CONSISTENCY_LEASE}
 	_, err := others[0].kv.Get(ctx, req)
 	if code, _, told := outcome(err); code != codes.FailedPrecondition || told.GetLeaderAddress() != leader.Addr() {
@@ -175,7 +175,7 @@ func leaderOf(t *testing.T, members []*member) (leader *member, others []*member
 
 func TestOneNode(t *testing.T) {
 	m := start(t, 1, nil)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 
 	described, err := m.cluster.Describe(ctx, &clusterv1.DescribeRequest{})
 	if err != nil || described.GetClusterId() != 0 || described.GetNode().GetAddress() != m.Addr() || described.GetNode().GetIncarnation() == 0 {
@@ -237,7 +237,7 @@ func TestOneNode(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	m := startCluster(t, 1, func(o *Options) { o.Config.MaxMessage = 64 << 10 })[0]
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	if _, err := m.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")}); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +302,7 @@ func TestThreeNodes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			members := startCluster(t, 3, set())
 			leader, followers := leaderOf(t, members)
-			ctx := within(t, time.Minute)
+			ctx := within(t, 3*time.Minute)
 
 			w, err := leader.kv.Put(ctx, &kvv1.PutRequest{Key: []byte("k"), Value: []byte("v")})
 			if err != nil {
@@ -367,7 +367,7 @@ func TestFatalError(t *testing.T) {
 	peerHandler{m.Node}.Refused(fmt.Errorf("a second reason"))
 	select {
 	case <-m.Done():
-	case <-time.After(30 * time.Second):
+	case <-time.After(3 * time.Minute):
 		t.Fatal("the node goes on")
 	}
 	if m.Err() != why { //nolint:errorlint // the very error
@@ -426,7 +426,7 @@ func TestStopWithoutStart(t *testing.T) {
 func TestGracefulStop(t *testing.T) {
 	members := startCluster(t, 3, nil)
 	leader, followers := leaderOf(t, members)
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	acked := make(chan int, 1)
 	go func() {
 		n := 0

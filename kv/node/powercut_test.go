@@ -119,7 +119,7 @@ func newRack(t *testing.T, sync string) *rack {
 	for i := range r.nodes {
 		r.up(i)
 	}
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	if _, err := r.nodes[0].cluster.Init(ctx, &clusterv1.InitRequest{}); err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +276,7 @@ func (r *rack) powerCut(rng *rand.Rand, after func(*storagetest.Disk) *storagete
 	r.mains.left.Store(1 + rng.Int64N(200))
 	select {
 	case <-r.mains.off:
-	case <-time.After(30 * time.Second):
+	case <-time.After(3 * time.Minute):
 		r.t.Error("the disks have nothing to do")
 		r.mains.switchOff()
 	}
@@ -305,7 +305,7 @@ func (r *rack) ended(i int, err error) {
 // check wants all that was acknowledged on all nodes.
 func (r *rack) check() {
 	r.t.Helper()
-	ctx := within(r.t, time.Minute)
+	ctx := within(r.t, 3*time.Minute)
 	leader, _ := leaderOf(r.t, r.nodes[:])
 	for ctx.Err() == nil {
 		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -470,7 +470,7 @@ func TestDiskFailsUnderNode(t *testing.T) {
 				}
 				r.up(i)
 			}
-			ctx := within(t, time.Minute)
+			ctx := within(t, 3*time.Minute)
 			r.lead(ctx, at)
 			leader, others := leaderOf(t, r.nodes[:])
 			broken.Store(true)

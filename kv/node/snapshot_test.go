@@ -123,7 +123,7 @@ func snapshotOptions(o *Options) {
 // A node that joins is sent the store; the connection breaks twice meanwhile, and
 // writes go on. What it has is not sent again, and one snapshot is all it takes.
 func TestSnapshotResumes(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	var network breaking
 	leader := startCluster(t, 1, func(o *Options) {
 		snapshotOptions(o)
@@ -168,7 +168,7 @@ func TestSnapshotResumes(t *testing.T) {
 // Leadership moves while a snapshot is on its way. The new leader sends its own,
 // at the same time; the old leader's is of no more use, and ends.
 func TestSnapshotAcrossLeaderChange(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	members := startCluster(t, 2, func(o *Options) {
 		snapshotOptions(o)
 		if o.Config.ID == 1 {

@@ -56,7 +56,7 @@ func TestStages(t *testing.T) {
 				o.Config.DebugAddr = "127.0.0.1:0"
 				o.Config.Storage, o.Config.DataDir, o.Config.Packing = StorageWAL, t.TempDir(), packing
 			})
-			ctx, cancel := context.WithCancel(within(t, time.Minute))
+			ctx, cancel := context.WithCancel(within(t, 3*time.Minute))
 			defer cancel()
 			stream, err := dialLab(t, members[0]).Stages(ctx, &labv1.StagesRequest{IntervalNanos: uint64(10 * time.Millisecond)})
 			if err != nil {
@@ -210,7 +210,7 @@ func checkBreakdown(ctx context.Context, t *testing.T, m *member, name string, p
 // service switches them on; off again, they stay as they are.
 func TestStagesOff(t *testing.T) {
 	m := startCluster(t, 1, func(o *Options) { o.Config.Stages, o.Config.DebugAddr = StagesOff, "127.0.0.1:0" })[0]
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	lab := dialLab(t, m)
 	for _, step := range []struct {
 		set, was bool
@@ -240,7 +240,7 @@ func TestStagesOff(t *testing.T) {
 
 func TestStagesInterval(t *testing.T) {
 	m := start(t, 1, func(o *Options) { o.Config.DebugAddr = "127.0.0.1:0" })
-	lab, ctx := dialLab(t, m), within(t, time.Minute)
+	lab, ctx := dialLab(t, m), within(t, 3*time.Minute)
 	call := func(nanos uint64) error {
 		stream, err := lab.Stages(ctx, &labv1.StagesRequest{IntervalNanos: nanos})
 		for err == nil {
