@@ -192,11 +192,13 @@ type Trial struct {
 	// AckedKeys had an operation acknowledged, warm-up and drain included; VerifiedKeys
 	// of them were read back after the window, all unless there was no time, and each
 	// one's mod revision was at least the highest acknowledged. Unverified says why
-	// they could not be read. Histories are what --verify found; nil without it.
-	// Violations tell what was found wrong by either.
+	// they could not be read. Restarted are the nodes that were started again for it,
+	// after the window. Histories are what --verify found; nil without it. Violations
+	// tell what was found wrong by either.
 	AckedKeys    int           `json:"acked_keys"`
 	VerifiedKeys int           `json:"verified_keys"`
 	Unverified   string        `json:"unverified,omitempty"`
+	Restarted    []uint64      `json:"restarted,omitempty"`
 	Histories    *HistoryCheck `json:"histories,omitempty"`
 	Violations   []string      `json:"violations,omitempty"`
 

@@ -13,6 +13,7 @@ import (
 
 	"raftlab/bench/check"
 	"raftlab/bench/load"
+	"raftlab/kv/node"
 )
 
 const (
@@ -69,8 +70,8 @@ func (b *rig) verify(ctx context.Context, t *Trial, cfg load.Config, rec *load.R
 
 // readKeys reads what it can, and puts in the trial what it found.
 func (b *rig) readKeys(ctx context.Context, t *Trial, cfg load.Config, rec *load.Recording) error {
-	if err := b.majority(); err != nil {
-		return err // rather than wait for it
+	if err := b.answering(ctx, t); err != nil {
+		return err
 	}
 	from, cfg, err := b.openFast(cfg)
 	if err != nil {
@@ -94,23 +95,39 @@ func (b *rig) readKeys(ctx context.Context, t *Trial, cfg load.Config, rec *load
 	return err
 }
 
-// majority tells that too many nodes of a cluster of our own were killed for the
-// others to answer.
-func (b *rig) majority() error {
-	l := &b.variant.Settings.Load
-	if b.cluster == nil || l.Topology == TopologyExternal {
+// answering sees to it that a cluster of our own can answer, of which so many nodes
+// were killed that the others can't: durable nodes are started again, on what they
+// have on disk. One of storage memory would come back without its memory.
+func (b *rig) answering(ctx context.Context, t *Trial) error {
+	s := &b.variant.Settings
+	if b.cluster == nil || s.Load.Topology == TopologyExternal {
 		return nil
 	}
-	voters := 0
-	for _, n := range b.cluster.Nodes() {
-		if n.ID <= uint64(l.Nodes) { // those above joined, and do not vote
-			voters++
+	var down []uint64
+	for id := uint64(1); id <= uint64(s.Load.Nodes); id++ { // those above joined, and do not vote
+		select {
+		case <-b.cluster.Node(id).Done():
+			down = append(down, id)
+		default:
 		}
 	}
-	if 2*voters <= l.Nodes {
-		return fmt.Errorf("%d of %d nodes are left, no majority", voters, l.Nodes)
+	left := s.Load.Nodes - len(down)
+	if 2*left > s.Load.Nodes {
+		return nil
 	}
-	return nil
+	if s.Node.Storage != node.StorageWAL {
+		return fmt.Errorf("%d of %d nodes are left, no majority", left, s.Load.Nodes) // rather than wait for it
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	for _, id := range down {
+		if _, err := b.cluster.Restart(ctx, id); err != nil {
+			return err
+		}
+		t.Restarted = append(t.Restarted, id)
+	}
+	_, err := b.cluster.Leader(ctx)
+	return err
 }
 
 func writesOf(all []load.Access) []load.Access {

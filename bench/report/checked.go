@@ -5,7 +5,7 @@ import "fmt"
 // checked says what of the clients' answers was checked, and how far; what was
 // found wrong is in violations.
 func (d *Data) checked() []string {
-	var acked, verified, trials, short, histories, operations, unanswered, undecided int
+	var acked, verified, trials, short, restarted, histories, operations, unanswered, undecided int
 	var unverified []string
 	for _, t := range d.Run.Trials {
 		if t.AckedKeys == 0 {
@@ -13,6 +13,9 @@ func (d *Data) checked() []string {
 		}
 		trials++
 		acked, verified = acked+t.AckedKeys, verified+t.VerifiedKeys
+		if len(t.Restarted) > 0 {
+			restarted++
+		}
 		switch {
 		case t.Unverified != "":
 			unverified = append(unverified, fmt.Sprintf("UNVERIFIED: %s: what it acknowledged could not be read back: %s", t.Name(), t.Unverified))
@@ -30,6 +33,9 @@ func (d *Data) checked() []string {
 	readBack := fmt.Sprintf("Acknowledged keys that were read back: %s of %s, over %d trials", count(float64(verified)), count(float64(acked)), trials)
 	if short > 0 {
 		readBack += fmt.Sprintf("; in %d of them there was no time for all", short)
+	}
+	if restarted > 0 {
+		readBack += fmt.Sprintf("; in %d of them nodes that had been killed were started again for it, after the window", restarted)
 	}
 	out := append([]string{readBack}, unverified...)
 	if histories > 0 {

@@ -106,11 +106,12 @@ func TestChecked(t *testing.T) {
 		d.Run.Trials[i].Histories = &bench.HistoryCheck{Keys: 64, Operations: 500, Unanswered: 3}
 	}
 	d.Run.Trials[0].VerifiedKeys, d.Run.Trials[0].Histories.Undecided = 600, 2
+	d.Run.Trials[1].Restarted = []uint64{1, 2}
 	last := &d.Run.Trials[len(d.Run.Trials)-1]
 	last.VerifiedKeys, last.Unverified = 0, "no node answers"
 	for form, s := range map[string]string{"text": render(t, d.Text), "md": render(t, d.Markdown), "html": render(t, d.HTML)} {
 		for _, want := range []string{
-			"8.6k of 10k, over 10 trials; in 1 of them there was no time for all",
+			"8.6k of 10k, over 10 trials; in 1 of them there was no time for all; in 1 of them nodes that had been killed were started again for it, after the window",
 			"UNVERIFIED: v02 in the profile block: what it acknowledged could not be read back: no node answers",
 			"638 of a key each, with 5k operations, 30 of them without an answer; 2 more took too long and are undecided",
 		} {

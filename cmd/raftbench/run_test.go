@@ -431,6 +431,28 @@ measure: {warmup: 100ms, duration: 4s, blocks: 1, profile: 0s}
 	noProcess(t)
 }
 
+// Where events leave no majority, durable nodes come back after the window, so that
+// what was acknowledged is read back all the same.
+func TestNoMajorityIsVerified(t *testing.T) {
+	source := experimentFile(t, "name: x\nceiling: none\nmetric: outage-ns\n"+
+		"fixed: {topology: processes, storage: wal, sync: always, keys: 50, clients: 8, rate: 200, events: kill 1 at 2500ms; kill 2 at 2500ms}\n"+
+		"measure: {warmup: 0s, duration: 5s, blocks: 1, profile: 0s}\n")
+	dir := filepath.Join(t.TempDir(), "run")
+	code, _, stderr := cli(t.Context(), "run", source, "--verify", "--out", dir, "--server-bin", filepath.Join(bin, "raftkv"))
+	run, err := bench.ReadRun(dir)
+	if err != nil || code != exitDone {
+		t.Fatalf("exit %d, %s: %v", code, stderr, err)
+	}
+	trial := &run.Trials[0]
+	if trial.AckedKeys == 0 || trial.VerifiedKeys != trial.AckedKeys || trial.Unverified != "" || !slices.Equal(trial.Restarted, []uint64{1, 2}) {
+		t.Errorf("%d of %d keys read back: %q; started again: %d", trial.VerifiedKeys, trial.AckedKeys, trial.Unverified, trial.Restarted)
+	}
+	if h := trial.Histories; h == nil || h.Keys == 0 || len(h.Files) > 0 || len(trial.Violations) > 0 {
+		t.Errorf("histories %+v, %v", h, trial.Violations)
+	}
+	noProcess(t)
+}
+
 // A cluster that is there but has no majority acknowledges nothing: exit 1,
 // errors or unanswered operations counted, and no percentile of nothing.
 func TestTargetWithoutQuorum(t *testing.T) {
