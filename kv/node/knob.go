@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -17,7 +18,7 @@ type Knob struct {
 	Name   string
 	Usage  string
 	Source string   // the raft.Config field or gRPC option it becomes; may be empty
-	Values []string // what it may be; empty for numbers and addresses
+	Values []string // what it may be, shared and not to be changed; empty for numbers and addresses
 	// Identity knobs say which node this is; they are no axis of an experiment.
 	Identity bool
 	// Strategy knobs say what a node does itself; no library has them.
@@ -35,8 +36,30 @@ func Knobs(c *Config) []Knob { return KnobsOf(c) }
 // encoding.TextUnmarshaler, whose errors go on after the value: "is not a size".
 func KnobsOf(c any) []Knob {
 	v := reflect.ValueOf(c).Elem()
-	t := v.Type()
-	knobs := make([]Knob, 0, t.NumField())
+	tags := tagsOf(v.Type())
+	knobs := make([]Knob, len(tags))
+	for i, t := range tags {
+		knobs[i] = t.Knob
+		knobs[i].field = v.Field(t.index)
+	}
+	return knobs
+}
+
+// tagged is what the tags of a struct's field say of a knob, which lacks the field.
+type tagged struct {
+	Knob
+	index int
+}
+
+// Tags by type: reading them is slow, and an experiment asks for knobs thousands of
+// times.
+var allTags sync.Map // of reflect.Type to []tagged
+
+func tagsOf(t reflect.Type) []tagged {
+	if known, ok := allTags.Load(t); ok {
+		return known.([]tagged)
+	}
+	var tags []tagged
 	for i := range t.NumField() {
 		tag := t.Field(i).Tag
 		name := tag.Get("knob")
@@ -45,14 +68,15 @@ func KnobsOf(c any) []Knob {
 		}
 		k := Knob{
 			Name: name, Usage: tag.Get("usage"), Source: tag.Get("source"),
-			Identity: tag.Get("kind") == "identity", Strategy: tag.Get("kind") == "strategy", field: v.Field(i),
+			Identity: tag.Get("kind") == "identity", Strategy: tag.Get("kind") == "strategy",
 		}
 		if values := tag.Get("values"); values != "" {
 			k.Values = strings.Split(values, ",")
 		}
-		knobs = append(knobs, k)
+		tags = append(tags, tagged{k, i})
 	}
-	return knobs
+	allTags.Store(t, tags)
+	return tags
 }
 
 // Set parses a value and puts it in the config. Errors are *FieldError.
