@@ -150,7 +150,7 @@ func TestLostFolderIsRefused(t *testing.T) {
 func TestDurableNodeCatchesUpBySnapshot(t *testing.T) {
 	cfg := durable("never", 4<<10)
 	cfg.LogEntries = 20
-	c := start(t, cluster.Config{Topology: cluster.InProcessGRPC, Node: cfg})
+	c := start(t, calm(cluster.Config{Topology: cluster.InProcessGRPC, Node: cfg}))
 	ctx := within(t, time.Minute)
 	cl := newClient(t, c)
 	put := func(from, to int) {

@@ -166,7 +166,7 @@ func removeLeader(ctx context.Context, t *testing.T, c *cluster.Cluster, cl *cli
 func TestMembershipRefusedUnderLoad(t *testing.T) {
 	for _, name := range []string{"in-process-grpc", "processes"} {
 		t.Run(name, func(t *testing.T) {
-			c := start(t, quick(shapes()[name]))
+			c := start(t, calm(shapes()[name]))
 			ctx := within(t, 5*time.Minute)
 			cl := newClient(t, c)
 			w := startWriters(ctx, t, c)

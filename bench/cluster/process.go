@@ -89,6 +89,11 @@ func StartProcess(ctx context.Context, env []string, bin string, args ...string)
 	case p.Ready = <-ready:
 		return p, nil
 	case <-p.ended:
+		select {
+		case p.Ready = <-ready: // it was, before it ended
+			return p, nil
+		default:
+		}
 		return nil, fmt.Errorf("%s %s ended before it was ready: %w", filepath.Base(bin), strings.Join(args, " "), p.failure())
 	case <-ctx.Done():
 		return nil, errors.Join(fmt.Errorf("%s was not ready in time: %w", filepath.Base(bin), ctx.Err()), p.Kill())

@@ -14,7 +14,6 @@ import (
 
 	"raftlab/bench/cluster"
 	"raftlab/kv/client"
-	"raftlab/kv/node"
 	clusterv1 "raftlab/proto/raftlab/cluster/v1"
 )
 
@@ -41,7 +40,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 func TestSequence(t *testing.T) {
 	for name, cfg := range shapes() {
 		t.Run(name, func(t *testing.T) {
-			c := start(t, cfg)
+			c := start(t, calm(cfg))
 			ctx := within(t, time.Minute)
 			cl := newClient(t, c)
 			wrote, err := cl.Put(ctx, []byte("foo"), []byte("bar"))
@@ -85,7 +84,7 @@ func TestSequence(t *testing.T) {
 // on, and every write that was acknowledged is there.
 func TestNothingAcknowledgedIsLost(t *testing.T) {
 	c := start(t, cluster.Config{Topology: cluster.Processes, ServerBin: serverBin})
-	ctx := within(t, time.Minute)
+	ctx := within(t, 3*time.Minute)
 	old, err := c.Leader(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -200,9 +199,9 @@ func TestForgottenNodeIsRefused(t *testing.T) {
 // A node that joins when the log is compacted gets the store in chunks, while
 // writes go on: 64 times what fits one message, and in the end the same state.
 func TestSnapshotInChunks(t *testing.T) {
-	cfg := node.DefaultConfig()
-	cfg.MaxMessage, cfg.LogEntries, cfg.LogSize = 64<<10, 100, 64<<10
-	c := start(t, cluster.Config{Topology: cluster.InProcessGRPC, Node: cfg})
+	cfg := calm(cluster.Config{Topology: cluster.InProcessGRPC})
+	cfg.Node.MaxMessage, cfg.Node.LogEntries, cfg.Node.LogSize = 64<<10, 100, 64<<10
+	c := start(t, cfg)
 	ctx := within(t, 2*time.Minute)
 	cl := newClient(t, c)
 	const values, size = 128, 32 << 10 // 4 MiB

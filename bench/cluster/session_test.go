@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"raftlab/bench/cluster"
@@ -113,11 +114,14 @@ func TestSessionsApplyOnce(t *testing.T) {
 }
 
 // The leader is stopped, which breaks no connection. With a limit for one attempt,
-// a session writes on once another leads; without, gRPC breaks the connection only
-// after 15 s.
+// a session writes on once another leads; without, until gRPC breaks the connection,
+// which here it does not.
 func TestSessionLeavesAStoppedLeader(t *testing.T) {
 	c := start(t, cluster.Config{Topology: cluster.Processes, ServerBin: serverBin})
-	cl, err := client.New(client.Config{Endpoints: c.Endpoints(), AttemptTimeout: 500 * time.Millisecond})
+	cl, err := client.New(client.Config{
+		Endpoints: c.Endpoints(), AttemptTimeout: 500 * time.Millisecond,
+		DialOptions: []grpc.DialOption{grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Hour})},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +142,7 @@ func TestSessionLeavesAStoppedLeader(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	r, err := s.Put(within(t, 12*time.Second), []byte("k"), nil)
+	r, err := s.Put(within(t, time.Minute), []byte("k"), nil)
 	if err != nil || r.GetVersion() != 1 {
 		t.Errorf("version %d, %v", r.GetVersion(), err)
 	}
@@ -148,9 +152,11 @@ func TestSessionLeavesAStoppedLeader(t *testing.T) {
 // what became of a write.
 func TestSessionEnds(t *testing.T) {
 	c := start(t, cluster.Config{Topology: cluster.InProcess, Nodes: 1})
-	ctx := within(t, time.Minute)
+	ctx := within(t, 2*time.Minute)
 	leaves, stays := newClient(t, c), newClient(t, c)
-	kept, err := stays.OpenSession(ctx, time.Second)
+	// It is kept each third of that: a machine may stand still for 2 s.
+	const ttl = 4 * time.Second
+	kept, err := stays.OpenSession(ctx, ttl)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +187,7 @@ func TestSessionEnds(t *testing.T) {
 		}
 		st := status.Convert(func() error { _, err := raw.Put(ctx, put); return err }())
 		if st.Code() == codes.OK {
-			time.Sleep(1100 * time.Millisecond) // each put keeps it
+			time.Sleep(ttl + ttl/8) // each put keeps it
 			return false
 		}
 		for _, d := range st.Details() {

@@ -1,6 +1,8 @@
 package cluster_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,12 +44,29 @@ func TestStall(t *testing.T) {
 		Seed: 1, Warmup: 500 * time.Millisecond, Duration: window,
 	}
 
+	// What else a machine does to a window is no fault of a figure: a stall of the
+	// machine's own is not there in each of three.
+	var wrong []string
+	for range 3 {
+		if wrong = measureStall(t, c, unary, cfg, stall); len(wrong) == 0 {
+			return
+		}
+		t.Log(strings.Join(wrong, "\n"))
+	}
+	t.Error("these figures are wrong again and again")
+}
+
+// measureStall measures both loops, and says what is wrong.
+func measureStall(t *testing.T, c *cluster.Cluster, unary load.Target, cfg load.Config, stall time.Duration) (wrong []string) {
+	t.Helper()
+	fail := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	window := cfg.Duration
 	closed, least, _ := runStalled(t, c, unary, cfg, stall)
 	all := closed.ResponseAll()
 	p99, longest := time.Duration(all.ValueAtPercentile(99)), time.Duration(all.Max())
 	t.Logf("closed loop: p99 %v, max %v of %d operations", p99, longest, closed.Operations)
 	if p99 > stall/2 || longest < least-stall/10 {
-		t.Errorf("closed loop: p99 %v and max %v: it should hide the stall but for one operation a client", p99, longest)
+		fail("closed loop: p99 %v and max %v: it should hide the stall but for one operation a client", p99, longest)
 	}
 
 	// Far below what this machine can do, or the backlog is not little.
@@ -63,12 +82,13 @@ func TestStall(t *testing.T) {
 		low, high := least-before-stall/10, most-before+500*time.Millisecond
 		t.Logf("open loop p%v: response %v, arithmetic says %v; service %v", p, got, most-before, time.Duration(open.ServiceAll().ValueAtPercentile(p)))
 		if got < low || got > high {
-			t.Errorf("open loop: p%v is %v, want %v to %v", p, got, low, high)
+			fail("open loop: p%v is %v, want %v to %v", p, got, low, high)
 		}
 	}
 	if p99 := time.Duration(open.ServiceAll().ValueAtPercentile(99)); p99 > stall/2 {
-		t.Errorf("open loop: service p99 is %v, though %d of %d operations were under way", p99, cfg.Clients, open.Operations)
+		fail("open loop: service p99 is %v, though %d of %d operations were under way", p99, cfg.Clients, open.Operations)
 	}
+	return wrong
 }
 
 // runStalled measures, and stops the cluster's node once. It returns between what
