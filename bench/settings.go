@@ -53,7 +53,7 @@ type Load struct {
 	Clients        int           `knob:"clients" usage:"clients, each with one message under way"`
 	Conns          int           `knob:"conns" usage:"client connections that the clients share (default: 1)"`
 	Rate           float64       `knob:"rate" usage:"operations a second to send, by a clock (default: closed loop, as fast as answers come)"`
-	RateShare      float64       `knob:"rate-share" usage:"rate as a share of what the variant, or its baseline, reaches in a closed loop, which is tried before the first block (default: none)"`
+	RateShare      float64       `knob:"rate-share" usage:"rate as a share of what the variant, or its baseline, reaches in a closed loop, which is tried before the first block, with the first server-bin of several (default: none)"`
 	Arrivals       string        `knob:"arrivals" values:"constant,poisson" usage:"the gaps between messages at that rate: all alike, or exponential, as of independent clients; with a rate or rate-share only"`
 	AttemptTimeout time.Duration `knob:"attempt-timeout" usage:"how long target unary, pipeline or coalesce waits for an answer before it asks another node; a write that the first may have then fails, its outcome unknown (0: as long as it takes)"`
 	ThinkTime      time.Duration `knob:"think-time" usage:"how long a client waits after an answer before it sends again; without a rate only"`
@@ -95,6 +95,15 @@ func (s *Settings) knobs() []node.Knob {
 	return slices.DeleteFunc(all, func(k node.Knob) bool { return k.Identity })
 }
 
+// knob is the one of that name.
+func (s *Settings) knob(key string) (node.Knob, bool) {
+	if k, ok := node.KnobOf(&s.Load, key); ok {
+		return k, true
+	}
+	k, ok := node.KnobOf(&s.Node, key)
+	return k, ok && !k.Identity
+}
+
 // Vocabulary lists every field that an experiment may set.
 func Vocabulary() []node.Knob {
 	s := DefaultSettings()
@@ -103,25 +112,21 @@ func Vocabulary() []node.Knob {
 
 // Set parses a value into the named field.
 func (s *Settings) Set(key, value string) error {
-	for _, k := range s.knobs() {
-		if k.Name != key {
-			continue
-		}
-		err := k.Set(value)
-		if err != nil && value == "auto" && strings.Contains(k.Usage, "(default:") {
-			err = k.Set("0") // left to be derived
-		}
-		return err
+	k, ok := s.knob(key)
+	if !ok {
+		return unknownField(key)
 	}
-	return unknownField(key)
+	err := k.Set(value)
+	if err != nil && value == "auto" && strings.Contains(k.Usage, "(default:") {
+		err = k.Set("0") // left to be derived
+	}
+	return err
 }
 
 // Get returns the named field's value as Set reads it; "" for no such field.
 func (s *Settings) Get(key string) string {
-	for _, k := range s.knobs() {
-		if k.Name == key {
-			return k.String()
-		}
+	if k, ok := s.knob(key); ok {
+		return k.String()
 	}
 	return ""
 }

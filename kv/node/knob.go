@@ -45,6 +45,19 @@ func KnobsOf(c any) []Knob {
 	return knobs
 }
 
+// KnobOf returns the setting of that name of a struct as KnobsOf takes it.
+func KnobOf(c any, name string) (Knob, bool) {
+	v := reflect.ValueOf(c).Elem()
+	tags := tagsOf(v.Type())
+	i := slices.IndexFunc(tags, func(t tagged) bool { return t.Name == name })
+	if i < 0 {
+		return Knob{}, false
+	}
+	k := tags[i].Knob
+	k.field = v.Field(tags[i].index)
+	return k, true
+}
+
 // tagged is what the tags of a struct's field say of a knob, which lacks the field.
 type tagged struct {
 	Knob
@@ -81,10 +94,8 @@ func tagsOf(t reflect.Type) []tagged {
 
 // Set parses a value and puts it in the config. Errors are *FieldError.
 func (c *Config) Set(name, value string) error {
-	for _, k := range Knobs(c) {
-		if k.Name == name {
-			return k.Set(value)
-		}
+	if k, ok := KnobOf(c, name); ok {
+		return k.Set(value)
 	}
 	return &FieldError{Field: name, Value: value, Problem: "is not a setting of a node"}
 }
