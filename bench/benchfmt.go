@@ -49,6 +49,9 @@ func writeResult(b *strings.Builder, run *Run, v *Variant, t *Trial) {
 	}
 	value(1e9/t.OpsPerS, "ns/op")
 	value(t.OpsPerS, "ops/s")
+	if t.BytesPerS > 0 {
+		value(t.BytesPerS, "B/s") // of which benchfmt itself knows that more is better
+	}
 	l := t.Response["all"]
 	value(float64(l.P50Ns), "p50-latency-ns")
 	value(float64(l.P90Ns), "p90-latency-ns")

@@ -43,18 +43,23 @@ func TestBenchstatAgrees(t *testing.T) {
 	}
 	a := arms("a", map[string][]float64{"clients=1": draw(8, 5000, 0.03), "clients=2": draw(8, 9000, 0.1), "clients=4": draw(8, 20000, 0.01)})
 	b := arms("b", map[string][]float64{"clients=1": draw(9, 4800, 0.03), "clients=2": draw(9, 9000, 0.1), "clients=4": draw(9, 22000, 0.01)})
+	for _, run := range []*Run{a, b} {
+		for i := range run.Trials {
+			run.Trials[i].BytesPerS = 256 * run.Trials[i].OpsPerS
+		}
+	}
 	out, err := exec.CommandContext(t.Context(), benchstat, "-format", "csv", folder(a), folder(b)).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	metrics := []string{"ops/s", "p50-latency-ns", "p99-latency-ns"} // those that these runs have
+	metrics := []string{"ops/s", MetricBytes, "p50-latency-ns", "p99-latency-ns"} // those that these runs have
 	c, err := CompareRuns(a, b, CompareOptions{Metrics: metrics, MaxRegression: 0.05})
 	if err != nil {
 		t.Fatal(err)
 	}
 	rows := map[string]Compared{}
 	for _, r := range c.Rows {
-		rows[strings.TrimSuffix(r.Metric, "-ns")+" "+r.Variant] = r
+		rows[strings.Replace(strings.TrimSuffix(r.Metric, "-ns"), MetricBytes, "B/s", 1)+" "+r.Variant] = r
 	}
 	reader := csv.NewReader(strings.NewReader(string(out)))
 	reader.FieldsPerRecord = -1
@@ -74,7 +79,7 @@ func TestBenchstatAgrees(t *testing.T) {
 		}
 		compared++
 		scale := 1.0
-		if unit != "ops/s" {
+		if strings.HasSuffix(unit, "-latency") {
 			scale = 1e-9 // benchstat states latencies in seconds
 		}
 		for i, e := range []Estimate{r.A, r.B} {

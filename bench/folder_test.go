@@ -21,8 +21,9 @@ func recorded() *Run {
 		return Trial{
 			Variant: "v01", Block: block, Kind: kind, Viable: true, Valid: true, WindowS: 0.5, Operations: 1000, OpsPerS: 2000,
 			Response: map[string]Latency{"put": l, "all": l}, Service: map[string]Latency{},
-			Counters: map[string]uint64{"wire_bytes_sent": 600_000},
-			Series:   []Point{{OffsetS: 0, Operations: 400}, {OffsetS: 0.25, Operations: 600}},
+			Counters:  map[string]uint64{"wire_bytes_sent": 600_000},
+			BytesPerS: 512_000,
+			Series:    []Point{{OffsetS: 0, Operations: 400}, {OffsetS: 0.25, Operations: 600}},
 		}
 	}
 	run := &Run{
@@ -86,7 +87,7 @@ func TestResultsParse(t *testing.T) {
 		t.Errorf("names are %q", names)
 	}
 	for unit, want := range map[string]float64{
-		"sec/op": 500e-6, "ops/s": 2000, "p50-latency-ns": 100_000, "p90-latency-ns": 150_000, "p99-latency-ns": 250_000,
+		"sec/op": 500e-6, "ops/s": 2000, "B/s": 512_000, "p50-latency-ns": 100_000, "p90-latency-ns": 150_000, "p99-latency-ns": 250_000,
 		"p99.9-latency-ns": 400_000, "max-latency-ns": 500_000, "wire-B/op": 600,
 	} {
 		got, ok := values[unit]
