@@ -228,15 +228,30 @@ func (k *Knee) describe() string {
 	return b.String()
 }
 
-// rateShareOf is the variant of whose closed loop another's rate is a share: the
-// baseline that it is compared with, as both have to be asked to do the same, else
-// itself.
-func (m *Matrix) rateShareOf(v *Planned) *Planned {
-	i := slices.IndexFunc(m.Variants, func(b Planned) bool { return b.ID == v.Against && b.Settings.Load.RateShare > 0 })
-	if i < 0 {
-		return v
+// closedLoopOf is the closed loop of whose throughput a variant's rate is a share:
+// that of the baseline that it is compared with, as both have to be asked to do the
+// same, else its own; in either case of the baseline's build or else the first, where
+// builds are compared.
+func (m *Matrix) closedLoopOf(v *Planned) *Planned {
+	of := v
+	if i := slices.IndexFunc(m.Variants, func(b Planned) bool { return b.ID == v.Against && b.Settings.Load.RateShare > 0 }); i >= 0 {
+		of = &m.Variants[i]
 	}
-	return &m.Variants[i]
+	c := of.inClosedLoop()
+	if c.Settings.StartsServer() {
+		c.Settings.Load.ServerBin = m.firstBuild()
+	}
+	return c
+}
+
+// firstBuild is the raftkv of the first baseline, or else variant, that starts one;
+// there is one.
+func (m *Matrix) firstBuild() string {
+	i := slices.IndexFunc(m.Variants, func(v Planned) bool { return v.Baseline && v.Settings.StartsServer() })
+	if i < 0 {
+		i = slices.IndexFunc(m.Variants, func(v Planned) bool { return v.Settings.StartsServer() })
+	}
+	return m.Variants[i].Settings.Load.ServerBin
 }
 
 // inClosedLoop is a variant without its share of a rate, and what comes with one.
@@ -254,7 +269,7 @@ func rateShareTime(m *Matrix, measure Measure) time.Duration {
 		if m.Variants[i].Settings.Load.RateShare == 0 {
 			continue
 		}
-		v := m.rateShareOf(&m.Variants[i]).inClosedLoop()
+		v := m.closedLoopOf(&m.Variants[i])
 		if id := v.Settings.identity(); !tried[id] {
 			tried[id] = true
 			d += estimate(v, job{kind: TrialMeasured}, measure)
@@ -286,9 +301,8 @@ func (r *runner) calibrateRates(ctx context.Context) error {
 		if v.Settings.Load.RateShare == 0 {
 			continue
 		}
-		of := r.Matrix.rateShareOf(v)
-		found := try(of.inClosedLoop())
-		if found.err != nil && of != v && ctx.Err() == nil {
+		found := try(r.Matrix.closedLoopOf(v))
+		if found.err != nil && ctx.Err() == nil {
 			found = try(v.inClosedLoop())
 		}
 		switch {

@@ -345,7 +345,7 @@ func TestArrivals(t *testing.T) {
 	loops := map[string]int{}
 	for i := range m.Variants {
 		v := &m.Variants[i]
-		loops[v.Params["clients"]+" "+m.rateShareOf(v).inClosedLoop().Settings.identity()]++
+		loops[v.Params["clients"]+" "+m.closedLoopOf(v).Settings.identity()]++
 	}
 	if counts := slices.Collect(maps.Values(loops)); !slices.Equal(counts, []int{4, 4}) {
 		t.Errorf("closed loops of %v variants", counts)

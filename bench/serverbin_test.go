@@ -86,3 +86,25 @@ func TestServerBinFaults(t *testing.T) {
 		t.Errorf("in one process: %v", err)
 	}
 }
+
+// Builds are asked to do the same, whether they have a baseline or not: rates are
+// shares of one build's closed loop, the baseline's or else the first.
+func TestBuildsHaveOneRate(t *testing.T) {
+	for baseline, build := range map[string]string{"": "a", "baseline: {clients: 1}\n": "a", "baseline: {server-bin: b}\n": "b"} {
+		m, err := Expand(parse(t, "name: x\nceiling: none\nfixed: {topology: processes}\n"+
+			"vary: {server-bin: [a, b], clients: [1, 2], rate-share: [0.1, 0.2]}\n"+baseline))
+		if err != nil {
+			t.Fatal(err)
+		}
+		loops := map[string]string{}
+		for i := range m.Variants {
+			v := &m.Variants[i]
+			of := m.closedLoopOf(v)
+			id := of.Settings.identity()
+			if of.Settings.Load.ServerBin != build || loops[v.Params["clients"]] != "" && loops[v.Params["clients"]] != id {
+				t.Errorf("%s%s: a share of the closed loop of %s", baseline, v.Name, id)
+			}
+			loops[v.Params["clients"]] = id
+		}
+	}
+}
