@@ -36,17 +36,23 @@ func execute(t *testing.T, source string, change func(*Options)) *Run {
 
 // An outage that outlives the window is what a plan was to show: the trial has
 // figures, with what had no answer among the failed, though nobody is left to read
-// back from.
+// back from. The window goes on for longer than a machine stands still.
 func TestOutageBeyondTheWindow(t *testing.T) {
 	run := execute(t, "name: x\nceiling: none\nmetric: outage-ns\n"+
-		"fixed: {keys: 10, clients: 8, rate: 200, events: kill 1 at 300ms; kill 2 at 300ms}\nmeasure: {warmup: 0s, duration: 2s, blocks: 1, profile: 0s}\n", nil)
+		"fixed: {keys: 10, clients: 8, rate: 200, events: kill 1 at 2500ms; kill 2 at 2500ms}\nmeasure: {warmup: 0s, duration: 5s, blocks: 1, profile: 0s}\n", nil)
 	trial := &run.Trials[0]
 	if !trial.Viable || !trial.Valid || trial.Problem != "" {
 		t.Errorf("viable %v, valid %v: %s", trial.Viable, trial.Valid, trial.Problem)
 	}
-	// As long as it takes to kill two nodes less.
-	if d := time.Duration(trial.OutageNs); d < time.Second || d > 2*time.Second || trial.RecoverNs != nil {
-		t.Errorf("outage %v, recovered in %v", d, trial.RecoverNs)
+	// From the last answer on, which comes late when killing takes long.
+	least := time.Duration(0)
+	for _, p := range trial.Series {
+		if least += 500 * time.Millisecond; p.Operations > 0 || p.OffsetS >= trial.WindowS {
+			least = -500 * time.Millisecond // points are cut to the millisecond or so
+		}
+	}
+	if d := time.Duration(trial.OutageNs); d < least || d <= 0 || d > 5*time.Second || trial.RecoverNs != nil {
+		t.Errorf("outage %v, at least %v are expected; recovered in %v", d, least, trial.RecoverNs)
 	}
 	if trial.Unanswered == 0 || trial.Failed() < trial.Unanswered || !strings.Contains(trial.Warning, "had no answer 2s after the window") {
 		t.Errorf("%d operations without an answer, %d failed: %q", trial.Unanswered, trial.Failed(), trial.Warning)
@@ -76,7 +82,7 @@ func TestTrialsThatFailAreVerified(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			run := execute(t, "name: x\nceiling: none\nfixed: {keys: 10, "+c.fields+"}\nmeasure: {warmup: 0s, duration: 300ms, blocks: 1, profile: 0s}\n",
+			run := execute(t, "name: x\nceiling: none\nfixed: {keys: 10, "+c.fields+"}\nmeasure: {warmup: 0s, duration: 1s, blocks: 1, profile: 0s}\n",
 				func(o *Options) { o.Verify, o.Matrix.Variants[0].Settings.Load.Events = true, plan })
 			trial := &run.Trials[0]
 			if trial.Valid || !strings.Contains(trial.Problem, c.problem) {

@@ -60,7 +60,8 @@ func (l *lab) Usage(ctx context.Context, _ *labv1.UsageRequest) (*labv1.UsageRes
 	return &labv1.UsageResponse{}, nil
 }
 
-// A node that does not answer keeps nobody else from having a series.
+// A node that does not answer keeps nobody else from having a series. An interval in
+// which this process gets no CPU has nobody's answer.
 func TestFollowPastAPausedNode(t *testing.T) {
 	asked := make(chan struct{}, 10)
 	debug := map[string]string{}
@@ -83,7 +84,7 @@ func TestFollowPastAPausedNode(t *testing.T) {
 	ctx, end := context.WithTimeout(t.Context(), time.Minute)
 	defer end()
 	go func() {
-		for range 3 {
+		for range 10 {
 			select {
 			case <-asked:
 			case <-ctx.Done():
@@ -91,15 +92,15 @@ func TestFollowPastAPausedNode(t *testing.T) {
 		}
 		end()
 	}()
+	answers := map[string]int{}
 	all := p.follow(ctx, usageInterval)
-	if !errors.Is(ctx.Err(), context.Canceled) || len(all) < 3 {
-		t.Fatalf("%d readings: %v", len(all), ctx.Err())
+	for _, readings := range all {
+		for name := range readings {
+			answers[name]++
+		}
 	}
-	if _, ok := all[1]["node1"]; !ok {
-		t.Errorf("node1 is missing: %v", all[1])
-	}
-	if _, ok := all[1]["node2"]; ok {
-		t.Error("node2 answered")
+	if !errors.Is(ctx.Err(), context.Canceled) || answers["node1"] < 2 || answers["node2"] > 0 {
+		t.Errorf("answers %v in %d readings: %v", answers, len(all), ctx.Err())
 	}
 }
 

@@ -553,21 +553,28 @@ func TestClientAllocatesNothing(t *testing.T) {
 }
 
 // TestOpenLoopIsOnTime: by the kernel's timers, a target that answers at once
-// is asked when it is due. The bound is wide, for busy machines: what is tested is
-// that waiting, stopping and closing work with real time too.
+// is asked when it is due. The bound is wide, and one of five windows has to meet it,
+// for busy machines: what is tested is that waiting, stopping and closing work with
+// real time too.
 func TestOpenLoopIsOnTime(t *testing.T) {
 	c := config()
 	c.Rate, c.Duration, c.Clients = 500, 400*time.Millisecond, 2
-	r, err := Run(t.Context(), c, null{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Operations != 200 || r.Lag().TotalCount() != 200 {
-		t.Errorf("%d operations, %d lags", r.Operations, r.Lag().TotalCount())
-	}
-	t.Logf("lag p50 %v, p99 %v", time.Duration(r.Lag().ValueAtPercentile(50)), time.Duration(r.Lag().ValueAtPercentile(99)))
-	if lag := time.Duration(r.Lag().ValueAtPercentile(50)); lag > 100*time.Millisecond {
-		t.Errorf("half of the messages are sent %v late", lag)
+	for try := 1; ; try++ {
+		r, err := Run(t.Context(), c, null{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Operations != 200 || r.Lag().TotalCount() != 200 {
+			t.Errorf("%d operations, %d lags", r.Operations, r.Lag().TotalCount())
+		}
+		t.Logf("lag p50 %v, p99 %v", time.Duration(r.Lag().ValueAtPercentile(50)), time.Duration(r.Lag().ValueAtPercentile(99)))
+		lag := time.Duration(r.Lag().ValueAtPercentile(50))
+		if lag <= 100*time.Millisecond {
+			break
+		}
+		if try == 5 {
+			t.Fatalf("half of the messages are sent %v late", lag)
+		}
 	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

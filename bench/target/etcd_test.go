@@ -45,15 +45,22 @@ func TestEtcd(t *testing.T) {
 			if err := load.Preload(t.Context(), filled, target); err != nil {
 				t.Fatal(err)
 			}
-			rec, err := load.Run(t.Context(), cfg, target, nil)
-			if err != nil {
-				t.Fatal(err)
+			// A busy machine may do nothing for a whole short window.
+			var puts, gets int64
+			for _, cfg.Duration = range []time.Duration{300 * time.Millisecond, 5 * time.Second} {
+				rec, err := load.Run(t.Context(), cfg, target, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if rec.Errors != 0 || rec.Missing != 0 {
+					t.Errorf("%d operations, %d errors %v, %d missing", rec.Operations, rec.Errors, rec.ErrorsByCode, rec.Missing)
+				}
+				if puts, gets = rec.Response(load.Put).TotalCount(), rec.Response(load.Get).TotalCount(); puts > 0 && gets > 0 {
+					break
+				}
 			}
-			if rec.Operations == 0 || rec.Errors != 0 || rec.Missing != 0 {
-				t.Errorf("%d operations, %d errors %v, %d missing", rec.Operations, rec.Errors, rec.ErrorsByCode, rec.Missing)
-			}
-			if rec.Response(load.Put).TotalCount() == 0 || rec.Response(load.Get).TotalCount() == 0 {
-				t.Error("puts or gets are missing")
+			if puts == 0 || gets == 0 {
+				t.Errorf("%d puts and %d gets", puts, gets)
 			}
 		})
 	}

@@ -255,15 +255,25 @@ func loadConfig() load.Config {
 	}
 }
 
+// calm starts three nodes of which none is elected but at the start, though the
+// machine stands still for seconds.
+func calm(t *testing.T, topology string) *cluster.Cluster {
+	t.Helper()
+	cfg := node.DefaultConfig()
+	cfg.Tick = 500 * time.Millisecond
+	c, err := cluster.Start(t.Context(), cluster.Config{Topology: topology, Nodes: 3, Node: cfg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
 // TestClusterTargets drives a real cluster through each target, and finds in
 // the store what was acknowledged.
 func TestClusterTargets(t *testing.T) {
 	for _, topology := range []string{cluster.InProcess, cluster.InProcessGRPC} {
-		c, err := cluster.Start(t.Context(), cluster.Config{Topology: topology, Nodes: 3})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close() //nolint:errcheck // not what is tested
+		c := calm(t, topology)
 		var nodes []*node.Node
 		for _, n := range c.Nodes() {
 			nodes = append(nodes, n.Local())
@@ -344,11 +354,7 @@ func verify(t *testing.T, tg target.Target, r *load.Recording, stale bool) {
 
 // Which nodes hear of gets, for each way to read.
 func TestReadsAreSharedOut(t *testing.T) {
-	c, err := cluster.Start(t.Context(), cluster.Config{Topology: cluster.InProcessGRPC, Nodes: 3})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close() //nolint:errcheck // not what is tested
+	c := calm(t, cluster.InProcessGRPC)
 	var nodes []*node.Node
 	for _, n := range c.Nodes() {
 		nodes = append(nodes, n.Local())
@@ -417,7 +423,7 @@ func TestReadsAreSharedOut(t *testing.T) {
 			}
 		}
 	}
-	_, err = target.New(target.Unary, target.Options{Endpoints: c.Endpoints(), Read: "dirty"})
+	_, err := target.New(target.Unary, target.Options{Endpoints: c.Endpoints(), Read: "dirty"})
 	if want := `target unary: read "dirty" is not one of linearizable, lease, follower, stale`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

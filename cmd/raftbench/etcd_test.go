@@ -16,33 +16,36 @@ import (
 // skipped and printed, all else is measured and read back like raftlab.
 func TestEtcd(t *testing.T) {
 	endpoints := strings.Join(etcdtest.Start(t, 3), ",")
-	dir := filepath.Join(t.TempDir(), "run")
-	code, out, stderr := cli(t.Context(), "run", "quick", "--target", "etcd", "--endpoints", endpoints,
-		"--out", dir, "--duration", "200ms", "--blocks", "1", "--set", "keys=100", "--no-profiles")
-	if code != 0 {
-		t.Fatalf("exit %d: %s%s", code, stderr, out)
-	}
-	if !strings.Contains(stderr, "skipped clients=16 op=put ops-per-message=64: target etcd sends one operation a message") {
-		t.Errorf("what was skipped is not told:\n%s", stderr)
-	}
-	run, err := bench.ReadRun(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(run.Variants) != 6 || !run.Complete || !strings.HasPrefix(run.Environment.ServerInfo, "etcd 3.") {
-		t.Errorf("%d variants, complete %v, server %q", len(run.Variants), run.Complete, run.Environment.ServerInfo)
-	}
-	for i := range run.Trials {
-		checkTrial(t, dir, &run.Trials[i], bench.Variant{Name: run.Trials[i].Variant, Config: map[string]string{"op": "get", "target": bench.TargetEtcd}})
-	}
-	for _, v := range bench.Summarize(run).Variants {
-		if v.OpsPerS.Center <= 0 {
-			t.Errorf("%s has no figure", v.Variant.Name)
+	patiently(t, func(errorf errorf) {
+		dir := filepath.Join(t.TempDir(), "run")
+		code, out, stderr := cli(t.Context(), "run", "quick", "--target", "etcd", "--endpoints", endpoints,
+			"--out", dir, "--duration", "200ms", "--blocks", "1", "--set", "keys=100", "--no-profiles")
+		if !strings.Contains(stderr, "skipped clients=16 op=put ops-per-message=64: target etcd sends one operation a message") {
+			t.Fatalf("what was skipped is not told:\n%s", stderr)
 		}
-	}
-	if html, err := os.ReadFile(filepath.Join(dir, "report.html")); err != nil || !strings.Contains(string(html), "etcd 3.") {
-		t.Errorf("the report does not name the etcd: %v", err)
-	}
+		if code != exitDone {
+			errorf("exit %d: %s%s", code, stderr, out)
+			return
+		}
+		run, err := bench.ReadRun(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(run.Variants) != 6 || !run.Complete || !strings.HasPrefix(run.Environment.ServerInfo, "etcd 3.") {
+			t.Errorf("%d variants, complete %v, server %q", len(run.Variants), run.Complete, run.Environment.ServerInfo)
+		}
+		for i := range run.Trials {
+			checkTrial(t, errorf, dir, &run.Trials[i], bench.Variant{Name: run.Trials[i].Variant, Config: map[string]string{"op": "get", "target": bench.TargetEtcd}})
+		}
+		for _, v := range bench.Summarize(run).Variants {
+			if v.OpsPerS.Center <= 0 {
+				errorf("%s has no figure", v.Variant.Name)
+			}
+		}
+		if html, err := os.ReadFile(filepath.Join(dir, "report.html")); err != nil || !strings.Contains(string(html), "etcd 3.") {
+			t.Errorf("the report does not name the etcd: %v", err)
+		}
+	})
 }
 
 func TestEtcdIsAway(t *testing.T) {

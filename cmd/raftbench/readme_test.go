@@ -111,15 +111,20 @@ func (r *reader) follow(line string) {
 	case strings.HasPrefix(line, "bin/raftkv serve "):
 		r.serve(line)
 	default:
-		ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, "sh", "-c", line)
-		cmd.Dir, cmd.Env = r.dir, r.env
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			r.t.Fatalf("$ %s\n%s%v", line, out, err)
-		}
-		r.t.Logf("$ %s\n%s", line, out)
+		// Another leads when a node gets no CPU for a second, and who wrote then does
+		// not know what became of it.
+		patiently(r.t, func(errorf errorf) {
+			ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "sh", "-c", line)
+			cmd.Dir, cmd.Env = r.dir, r.env
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				errorf("$ %s\n%s%v", line, out, err)
+				return
+			}
+			r.t.Logf("$ %s\n%s", line, out)
+		})
 	}
 }
 

@@ -14,31 +14,37 @@ import (
 
 // An answer that does not come costs the block that it was in, and no other.
 func TestOneAnswerIsLost(t *testing.T) {
-	cluster := clienttest.Start(t, 1)
-	var messages atomic.Int64
-	cluster.Node(1).OnMessage = func(req *kvv1.StreamRequest, answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, send func(*kvv1.StreamResponse) error) error {
-		if messages.Add(1) == 10 {
-			return nil
-		}
-		return send(answer(req))
-	}
-	dir := filepath.Join(t.TempDir(), "run")
 	file := experimentFile(t, "name: x\nceiling: none\nfixed: {target: pipeline, keys: 16, clients: 4}\nmeasure: {warmup: 0s, duration: 100ms, blocks: 3, profile: 0s}\n")
-	code, stdout, stderr := cli(t.Context(), "run", file, "--endpoints", cluster.Addresses()[0], "--out", dir)
-	run, err := bench.ReadRun(dir)
-	if err != nil || code != exitDone || len(run.Trials) != 3 {
-		t.Fatalf("exit %d, %s: %v", code, stderr, err)
-	}
-	lost := &run.Trials[0]
-	if lost.Viable || lost.Valid || lost.Operations == 0 || lost.VerifiedKeys == 0 || lost.Problem != "1 operations had no answer 2s after the window" {
-		t.Errorf("the block: viable %v, valid %v, %q, %d operations, %d keys read back", lost.Viable, lost.Valid, lost.Problem, lost.Operations, lost.VerifiedKeys)
-	}
-	if v := bench.Summarize(run).Variants[0]; !v.Viable || v.Trials != 2 || !run.Trials[1].Valid || !run.Trials[2].Valid {
-		t.Errorf("the others: %+v", v)
-	}
-	if !strings.Contains(stdout, "v01 block 1: 1 operations had no answer 2s after the window") || strings.Contains(stdout, "cannot do the work") {
-		t.Errorf("told\n%s", stdout)
-	}
+	patiently(t, func(errorf errorf) {
+		cluster := clienttest.Start(t, 1)
+		var messages atomic.Int64
+		cluster.Node(1).OnMessage = func(req *kvv1.StreamRequest, answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, send func(*kvv1.StreamResponse) error) error {
+			if messages.Add(1) == 10 {
+				return nil
+			}
+			return send(answer(req))
+		}
+		dir := filepath.Join(t.TempDir(), "run")
+		code, stdout, stderr := cli(t.Context(), "run", file, "--endpoints", cluster.Addresses()[0], "--out", dir)
+		run, err := bench.ReadRun(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code != exitDone || len(run.Trials) != 3 {
+			errorf("exit %d, %s: %d trials", code, stderr, len(run.Trials))
+			return
+		}
+		lost := &run.Trials[0]
+		if lost.Viable || lost.Valid || lost.Operations == 0 || lost.VerifiedKeys == 0 || lost.Problem != "1 operations had no answer 2s after the window" {
+			errorf("the block: viable %v, valid %v, %q, %d operations, %d keys read back", lost.Viable, lost.Valid, lost.Problem, lost.Operations, lost.VerifiedKeys)
+		}
+		if v := bench.Summarize(run).Variants[0]; !v.Viable || v.Trials != 2 || !run.Trials[1].Valid || !run.Trials[2].Valid {
+			errorf("the others: %+v", v)
+		}
+		if !strings.Contains(stdout, "v01 block 1: 1 operations had no answer 2s after the window") || strings.Contains(stdout, "cannot do the work") {
+			errorf("told\n%s", stdout)
+		}
+	})
 }
 
 const verified = `
@@ -71,42 +77,51 @@ func TestVerifyFindsViolations(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cluster := clienttest.Start(t, 1)
-			var messages atomic.Int64
-			node := cluster.Node(1)
-			node.OnMessage = func(req *kvv1.StreamRequest, answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, send func(*kvv1.StreamResponse) error) error {
-				if fault != nil && len(req.GetOperations()) == 1 && messages.Add(1)%5 == 0 {
-					return send(fault(answer, req))
-				}
-				return send(answer(req))
-			}
-			dir := filepath.Join(t.TempDir(), "run")
-			code, stdout, stderr := cli(t.Context(), "run", experimentFile(t, verified), "--verify", "--endpoints", cluster.Addresses()[0], "--out", dir)
-			run, err := bench.ReadRun(dir)
-			if err != nil {
-				t.Fatalf("exit %d, %s: %v", code, stderr, err)
-			}
-			trial := run.Trials[0]
-			if trial.Histories == nil || trial.Histories.Keys == 0 || trial.Histories.Operations == 0 || trial.VerifiedKeys == 0 {
-				t.Fatalf("checked %+v, %d keys: %s", trial.Histories, trial.VerifiedKeys, trial.Problem)
-			}
-			if fault == nil {
-				if code != exitDone || !trial.Valid || len(trial.Histories.Files) > 0 {
-					t.Errorf("exit %d, %s: %+v", code, stderr, trial)
-				}
-				return
-			}
-			if code != exitFailed || !strings.Contains(stderr, "violations: what clients were told does not hold") || !strings.Contains(stdout, "VIOLATION") {
-				t.Errorf("exit %d, %s\n%s", code, stderr, stdout)
-			}
-			if trial.Valid || len(trial.Violations) == 0 || len(trial.Histories.Files) < 2 {
-				t.Fatalf("%+v, %+v", trial, trial.Histories)
-			}
-			for _, name := range trial.Histories.Files {
-				if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
-					t.Errorf("%s: %v", name, err)
-				}
-			}
+			patiently(t, func(errorf errorf) { verifies(t, errorf, fault) })
 		})
+	}
+}
+
+// verifies runs verified over a node with a fault, nil for none.
+func verifies(t *testing.T, errorf errorf, fault func(answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, req *kvv1.StreamRequest) *kvv1.StreamResponse) {
+	t.Helper()
+	cluster := clienttest.Start(t, 1)
+	var messages atomic.Int64
+	cluster.Node(1).OnMessage = func(req *kvv1.StreamRequest, answer func(*kvv1.StreamRequest) *kvv1.StreamResponse, send func(*kvv1.StreamResponse) error) error {
+		if fault != nil && len(req.GetOperations()) == 1 && messages.Add(1)%5 == 0 {
+			return send(fault(answer, req))
+		}
+		return send(answer(req))
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	code, stdout, stderr := cli(t.Context(), "run", experimentFile(t, verified), "--verify", "--endpoints", cluster.Addresses()[0], "--out", dir)
+	run, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatalf("exit %d, %s: %v", code, stderr, err)
+	}
+	trial := run.Trials[0]
+	if trial.Histories == nil || trial.Histories.Keys == 0 || trial.Histories.Operations == 0 || trial.VerifiedKeys == 0 {
+		errorf("checked %+v, %d keys: %s", trial.Histories, trial.VerifiedKeys, trial.Problem)
+		return
+	}
+	if fault == nil {
+		if len(trial.Violations) > 0 || len(trial.Histories.Files) > 0 {
+			t.Errorf("%v, %v", trial.Violations, trial.Histories.Files)
+		}
+		if code != exitDone || !trial.Valid {
+			errorf("exit %d, %s: %+v", code, stderr, trial)
+		}
+		return
+	}
+	if code != exitFailed || !strings.Contains(stderr, "violations: what clients were told does not hold") || !strings.Contains(stdout, "VIOLATION") {
+		errorf("exit %d, %s\n%s", code, stderr, stdout)
+	}
+	if trial.Valid || len(trial.Violations) == 0 || len(trial.Histories.Files) < 2 {
+		errorf("%+v, %+v", trial, trial.Histories)
+	}
+	for _, name := range trial.Histories.Files {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

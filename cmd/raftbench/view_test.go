@@ -24,9 +24,15 @@ func runsHere(t *testing.T) {
 	file := experimentFile(t, "name: x\nceiling: none\nquestion: What?\nfixed: {topology: in-process, target: direct, keys: 10}\nmeasure: {warmup: 0s, duration: 300ms, blocks: 1, profile: 0s}\n")
 	t.Chdir(t.TempDir())
 	for _, name := range []string{"first", "second"} {
-		if code, _, stderr := cli(t.Context(), "run", file, "--out", filepath.Join(runsRoot, name)); code != 0 {
-			t.Fatalf("exit %d: %s", code, stderr)
-		}
+		patiently(t, func(errorf errorf) {
+			dir := filepath.Join(runsRoot, name)
+			if err := os.RemoveAll(dir); err != nil { // of the try before
+				t.Fatal(err)
+			}
+			if code, _, stderr := cli(t.Context(), "run", file, "--out", dir); code != exitDone {
+				errorf("exit %d: %s", code, stderr)
+			}
+		})
 	}
 	broken := filepath.Join(runsRoot, "broken")
 	if err := errors.Join(os.Mkdir(broken, 0o700), os.WriteFile(filepath.Join(broken, bench.RunFile), []byte("{"), 0o600)); err != nil {

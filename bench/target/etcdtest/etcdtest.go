@@ -85,6 +85,8 @@ func start(t *testing.T, bin string, members int) ([]string, error) {
 			"--listen-client-urls", "http://"+clients[i], "--advertise-client-urls", "http://"+clients[i],
 			"--listen-peer-urls", "http://"+peers[i], "--initial-advertise-peer-urls", "http://"+peers[i],
 			"--initial-cluster", strings.Join(cluster, ","), "--initial-cluster-state", "new",
+			// A member may get no CPU for seconds before another is elected.
+			"--heartbeat-interval", "500", "--election-timeout", "5000",
 			"--log-level", "error")
 		p.SysProcAttr = childAttributes()
 		if err := p.Start(); err != nil {
