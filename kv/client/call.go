@@ -99,7 +99,8 @@ func (c *Client) retry(ctx context.Context, m method, to destination, req, resp 
 	if to.pinned == nil && m.kind != settled {
 		limit = c.cfg.AttemptTimeout
 	}
-	maybe := false // an attempt before may have been applied
+	maybe := false    // an attempt before may have been applied
+	var before *Error // the last attempt's, of those that reached a node if there are any
 	for {
 		n := c.pick(to)
 		e := c.try(ctx, m, n, limit, req, resp)
@@ -118,7 +119,13 @@ func (c *Client) retry(ctx context.Context, m method, to destination, req, resp 
 			if maybe {
 				e.Applied = unknown
 			}
+			if e.Code == codes.DeadlineExceeded {
+				e.before = before
+			}
 			return nil, e
+		}
+		if before == nil || !e.unconnected {
+			before = e
 		}
 	}
 }

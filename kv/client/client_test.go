@@ -222,6 +222,12 @@ func TestDeadline(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) || client.Applied(err) != no {
 		t.Errorf("a read cut short: %v, applied %v", err, client.Applied(err))
 	}
+	cluster.Node(1).Script(clienttest.Get, clienttest.Step{Err: clienttest.Refusal(codes.Unavailable, "no leader")},
+		clienttest.Step{Err: clienttest.Refusal(codes.DeadlineExceeded, "too late")})
+	_, err = c.Get(within(t, time.Minute), []byte("k"), lin)
+	if want := "Get: DeadlineExceeded: too late; before that: no leader"; err == nil || err.Error() != want {
+		t.Errorf("a read cut short when it was tried again: %v, want %s", err, want)
+	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	calls := cluster.Node(1).Calls(clienttest.Put)

@@ -39,22 +39,33 @@ type Error struct {
 	outcomeTold bool
 	unconnected bool // there was no connection to send it on
 	overdue     bool // Config.AttemptTimeout ended the attempt
+	// Why there was another attempt, which the deadline ended; nil if there was one only.
+	before *Error
 }
 
 // Error says which call failed, why, and whether it may have been applied.
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s: %s", e.Method, e.Code, plain(e.status.Message()))
-	switch {
-	case e.NotLeader && e.LeaderAddress != "":
-		fmt.Fprintf(&b, " (leader is node %d at %s)", e.LeaderID, e.LeaderAddress)
-	case e.NotLeader && e.LeaderID == 0:
-		b.WriteString(" (no leader is known)")
+	fmt.Fprintf(&b, "%s: %s: %s", e.Method, e.Code, e.why())
+	if e.before != nil {
+		fmt.Fprintf(&b, "; before that: %s", e.before.why())
 	}
 	if e.Applied == unknown {
 		b.WriteString(" (outcome unknown: it may have been applied)")
 	}
 	return b.String()
+}
+
+// why is what the node said, and who leads if it does not.
+func (e *Error) why() string {
+	message := plain(e.status.Message())
+	switch {
+	case e.NotLeader && e.LeaderAddress != "":
+		return fmt.Sprintf("%s (leader is node %d at %s)", message, e.LeaderID, e.LeaderAddress)
+	case e.NotLeader && e.LeaderID == 0:
+		return message + " (no leader is known)"
+	}
+	return message
 }
 
 // plain takes gRPC's wrapping off what says why there is no connection.
