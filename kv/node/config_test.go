@@ -284,10 +284,16 @@ func TestPackSize(t *testing.T) {
 
 func TestKnobTypes(t *testing.T) {
 	c := Config{LinkDelay: time.Second}
-	want := map[string]string{"id": "N", "addr": "HOST:PORT", "max-message": "SIZE", "chunk-size": "SIZE|auto", "link-rate": "SIZE/s", "link-delay": "DUR", "linger": "DUR|auto", "link-drop": "P", "lanes": "shared|split"}
+	want := map[string]string{"id": "N", "addr": "HOST:PORT", "data-dir": "DIR", "max-message": "SIZE", "chunk-size": "SIZE|auto", "link-rate": "SIZE/s", "link-delay": "DUR", "linger": "DUR|auto", "link-drop": "P", "lanes": "shared|split"}
 	for _, k := range Knobs(&c) {
 		if want[k.Name] != "" && k.Type() != want[k.Name] {
 			t.Errorf("%s has type %s, want %s", k.Name, k.Type(), want[k.Name])
 		}
+	}
+	var program struct {
+		Path string `knob:"server-bin" usage:"a program"`
+	}
+	if got := KnobsOf(&program)[0].Type(); got != "FILE" {
+		t.Errorf("a program has type %s, want FILE", got)
 	}
 }

@@ -204,8 +204,11 @@ func (k Knob) Type() string {
 		if len(k.Values) > 0 {
 			return strings.Join(k.Values, "|")
 		}
-		if strings.HasSuffix(k.Name, "-dir") {
+		switch {
+		case strings.HasSuffix(k.Name, "-dir"):
 			return "DIR"
+		case strings.HasSuffix(k.Name, "-bin"):
+			return "FILE"
 		}
 		return "HOST:PORT"
 	}
