@@ -300,9 +300,9 @@ func statusLimits(t table, st *clusterv1.StatusResponse) {
 		sum, parts := uint64(0), []string(nil)
 		for _, what := range slices.Sorted(maps.Keys(caps)) {
 			sum += caps[what]
-			parts = append(parts, what+" "+size(caps[what]))
+			parts = append(parts, what+" "+roughSize(caps[what]))
 		}
-		t.row("memory beside the store", fmt.Sprintf("%s at most: %s", size(sum), strings.Join(parts, ", ")))
+		t.row("memory beside the store", fmt.Sprintf("%s at most: %s", roughSize(sum), strings.Join(parts, ", ")))
 	}
 }
 
@@ -322,6 +322,18 @@ func size(bytes uint64) string {
 		return "-"
 	}
 	return node.Size(bytes).String()
+}
+
+// roughSize is size with a digit after the point, for sums, which are no round numbers.
+func roughSize(bytes uint64) string {
+	for i, name := range []string{"GiB", "MiB", "KiB"} {
+		unit := uint64(1) << (30 - 10*i)
+		if bytes >= unit && bytes < 1<<62 {
+			tenths := math.Round(float64(bytes) / float64(unit) * 10)
+			return strconv.FormatFloat(tenths/10, 'f', -1, 64) + name
+		}
+	}
+	return size(bytes)
 }
 
 func yesNo(b bool) string {

@@ -355,6 +355,7 @@ func TestPrintStatus(t *testing.T) {
 		},
 		Limits: &clusterv1.Limits{
 			MaxMessageBytes: 4 << 20, MaxRequestBytes: 64 << 20, ChunkSizeBytes: 1 << 20, Chunking: "fragment", MaxEntryBytes: 1 << 63,
+			MemoryCapsBytes: map[string]uint64{"admission": 337144 << 10, "log": 256 << 20, "peer-queues": 0, "snapshot": 16 << 30, "streams": 1500},
 		},
 		Distributions: []*clusterv1.Distribution{
 			{Name: "stage_commit_nanos", Count: 119000, Mean: 412345.6, P50: 393216, P99: 2097152, Max: 1610612736},
