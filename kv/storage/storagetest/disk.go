@@ -429,14 +429,13 @@ func (f *file) Sync() error {
 	defer f.d.mu.Unlock()
 	n := f.n
 	if fault == nil {
-		safe := make([]byte, len(n.data))
-		copy(safe, n.safe)
+		size := int64(len(n.data))
+		n.safe = append(n.safe, make([]byte, max(0, size-int64(len(n.safe))))...)[:size]
 		for at := range n.dirty {
-			if at < int64(len(safe)) {
-				copy(safe[at:min(at+sector, int64(len(safe)))], n.data[at:])
+			if at < size {
+				copy(n.safe[at:min(at+sector, size)], n.data[at:])
 			}
 		}
-		n.safe = safe
 	}
 	n.dirty = map[int64]bool{}
 	if fault != nil {
