@@ -28,8 +28,8 @@ func TestJournalCannotGrow(t *testing.T) {
 		"serve", "--exit-with-stdin", "--id", "1", "--addr", "127.0.0.1:0", "--log-level", "error",
 		"--storage", "wal", "--sync", "batched", "--data-dir", dir,
 	}
-	// In units of 512 bytes by POSIX, of 1024 in bash.
-	limited, err := cluster.StartProcess(ctx, nil, sh, append([]string{"-c", `ulimit -f 200 && exec "$0" "$@"`, serverBin}, serve...)...)
+	// In units of 512 bytes by POSIX, of 1024 in bash. The journal grows by 1 MiB.
+	limited, err := cluster.StartProcess(ctx, nil, sh, append([]string{"-c", `ulimit -f 6000 && exec "$0" "$@"`, serverBin}, serve...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestJournalCannotGrow(t *testing.T) {
 	if _, err := c.Init(ctx, limited.Ready.Addr); err != nil {
 		t.Fatal(err)
 	}
-	value := make([]byte, 1000)
+	value := make([]byte, 10_000)
 	acknowledged := 0
 	for err == nil && acknowledged < 1000 {
 		if _, err = c.Put(ctx, fmt.Append(nil, acknowledged), value); err == nil {

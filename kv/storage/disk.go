@@ -79,12 +79,12 @@ func (o *Options) validate() error {
 // Counters are totals since Open, or as tagged.
 type Counters struct {
 	Appends       uint64        `counter:"journal_appends" usage:"messages written to the journal"`
-	Bytes         uint64        `counter:"journal_written_bytes" usage:"bytes written to the journal, framing included"`
+	Bytes         uint64        `counter:"journal_written_bytes" usage:"bytes written to the journal, framing included, zeros behind it not"`
 	Fsyncs        uint64        `counter:"journal_fsyncs" usage:"fsyncs of the journal's files"`
 	FsyncTime     time.Duration `counter:"journal_fsync_nanos" usage:"time spent in these fsyncs"`
 	FsyncMax      time.Duration `gauge:"journal_fsync_max_nanos" usage:"longest of these fsyncs"`
 	Segments      uint64        `gauge:"journal_segments" usage:"files of the journal"`
-	JournalBytes  uint64        `gauge:"journal_bytes" usage:"size of the journal's files"`
+	JournalBytes  uint64        `gauge:"journal_bytes" usage:"size of the journal's files, with zeros ahead and spares"`
 	Snapshots     uint64        `counter:"snapshot_files_written" usage:"snapshots made durable"`
 	SnapshotBytes uint64        `counter:"snapshot_file_written_bytes" usage:"bytes of these snapshots"`
 	// Live, and shared by all copies.
@@ -246,8 +246,8 @@ func (d *Disk) Write(messages []*raftpb.Message) error {
 }
 
 // Release lets go of entries up to index, which a committed snapshot covers:
-// files of the journal that hold nothing else are removed, as far as the older
-// of the two snapshots allows. An error is not fatal unless it is one of fsync.
+// files of the journal that hold nothing else become spares or are removed, as far
+// as the older of the two snapshots allows. An error is not fatal unless it is one of fsync.
 func (d *Disk) Release(index uint64) error {
 	d.write.Lock()
 	defer d.write.Unlock()
@@ -266,11 +266,12 @@ func (d *Disk) Release(index uint64) error {
 	if _, fatal := errors.AsType[*syncError](err); fatal {
 		return d.fail(err)
 	}
-	return err
+	return noSpace(err)
 }
 
-// Close syncs the journal, unless Sync is never, and lets go of the folder. It
-// returns the fatal error, if there was one. Later calls return ErrClosed.
+// Close syncs the journal, unless Sync is never, gives back the space it has for
+// what is to come, and lets go of the folder. It returns the fatal error, if there
+// was one. Later calls return ErrClosed.
 func (d *Disk) Close() error {
 	d.write.Lock()
 	defer d.write.Unlock()
@@ -279,7 +280,7 @@ func (d *Disk) Close() error {
 		return err
 	}
 	if err == nil {
-		err = d.journal.sync()
+		err = d.journal.finish()
 		d.account()
 	}
 	d.mu.Lock()
@@ -309,8 +310,10 @@ func (d *Disk) fail(err error) error {
 func (d *Disk) account() {
 	c := d.journal.count
 	c.Segments = uint64(len(d.journal.segments))
-	for _, s := range d.journal.segments {
-		c.JournalBytes += uint64(s.size)
+	for _, files := range [...][]segment{d.journal.segments, d.journal.spares} {
+		for _, s := range files {
+			c.JournalBytes += uint64(s.length)
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -28,9 +28,10 @@
 //
 // Disk (disk.go) says in which order things are written and what a crash between
 // any two leaves; everything else follows from that. journal.go has the format of
-// the journal and writes it, recover.go reads it and tells a torn tail, which is
-// cut off, from damage, which is refused; snapshotfile.go and identity.go have the
-// other two kinds of files. FS (fs.go) is all that is asked of a file system.
+// the journal and writes it, over files it has released if it can; recover.go
+// reads it and tells what follows its end, which is cut off, from damage, which is
+// refused; snapshotfile.go and identity.go have the other two kinds of files. FS
+// (fs.go) is all that is asked of a file system.
 //
 // # Errors
 //

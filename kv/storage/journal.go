@@ -15,6 +15,10 @@ import (
 )
 
 // A journal is files journal-0000000001 and so on, of which the last is written.
+// Until it has its header and first record, durably, a file is called
+// journal-0000000001.tmp. So are spares: files that were released and wait to be
+// written over.
+//
 // A file, a segment, is a header and records, every number little endian and
 // every CRC a CRC-32C:
 //
@@ -34,6 +38,8 @@ import (
 //
 // previous is how long the segment before was when it was done; it was durable
 // then. An end record may follow there, which says that this segment exists.
+//
+// What follows the last record is zeros, or in a spare what it held before.
 const (
 	segmentMagic  = "raftlogj"
 	segmentHeader = 40
@@ -50,6 +56,17 @@ const (
 	// keepBuffer what is kept of a buffer that had to grow for one message.
 	spill      = 1 << 20
 	keepBuffer = 8 << 20
+
+	// An fsync of a file that grew also writes the file system's own journal. So a
+	// write that makes a segment grow has zeros behind it, by which the next ones
+	// need not: extension at a time, since 4 MiB gain no more and hold up that one
+	// fsync. A write of more than smallWrite would hardly leave anything for the next.
+	extension  = 1 << 20
+	smallWrite = 256 << 10
+
+	// page is what a file system writes. Of one that is written in part it may have
+	// to read the rest first, if the file is a spare.
+	page = 4 << 10
 )
 
 const segmentPrefix = "journal-"
@@ -59,13 +76,15 @@ func segmentName(number uint64) string { return fmt.Sprintf("%s%010d", segmentPr
 // A segment is a file of the journal.
 type segment struct {
 	number uint64
-	size   int64
+	size   int64  // up to the end of its last record
+	length int64  // of the file
 	known  int64  // of a segment that was read: durable bytes, by its records
 	max    uint64 // highest index of its entries that may still be in the log
 }
 
-// journal appends messages to the last segment. Invariant: buf is what follows
-// the first size bytes of the segment, and nothing in it is acknowledged.
+// journal appends messages to the last segment. Invariants: buf is what follows
+// the first size bytes of the segment, and nothing in it is acknowledged; no name
+// that a spare had before can come back after a power cut.
 type journal struct {
 	fs          FS
 	dir         string
@@ -74,6 +93,7 @@ type journal struct {
 	incarnation uint64
 
 	segments []segment // oldest first, the last is written
+	spares   []segment // by the numbers they had; none with policy never
 	f        File      // of the last
 	seed     uint32    // crc of its header
 	synced   int64     // of it, durable bytes
@@ -87,6 +107,8 @@ type journal struct {
 }
 
 func (j *journal) path(number uint64) string { return filepath.Join(j.dir, segmentName(number)) }
+
+func (j *journal) temp(number uint64) string { return j.path(number) + tempSuffix }
 
 func (j *journal) current() *segment { return &j.segments[len(j.segments)-1] }
 
@@ -320,16 +342,33 @@ func (j *journal) flush() error {
 		return nil
 	}
 	s := j.current()
+	n := int64(len(j.buf))
+	if j.policy != SyncNever {
+		j.pad()
+	}
 	if _, err := j.f.WriteAt(j.buf, s.size); err != nil {
 		return fmt.Errorf("write to %s at offset %d: %w", j.path(s.number), s.size, err)
 	}
-	s.size += int64(len(j.buf))
-	j.count.Bytes += uint64(len(j.buf))
+	s.length = max(s.length, s.size+int64(len(j.buf)))
+	s.size += n
+	j.count.Bytes += uint64(n)
 	j.buf = j.buf[:0]
 	if cap(j.buf) > keepBuffer {
 		j.buf = nil
 	}
 	return nil
+}
+
+// pad adds to the buffer the zeros that are written behind it: the rest of a page
+// and, where the file grows, the extension.
+func (j *journal) pad() {
+	s := j.current()
+	end := s.size + int64(len(j.buf))
+	to := (end + page - 1) &^ (page - 1)
+	if to > s.length && len(j.buf) <= smallWrite {
+		to = max(to, min(to+min(extension, j.segmentSize/4), j.segmentSize))
+	}
+	j.buf = append(j.buf, make([]byte, to-end)...)
 }
 
 // sync writes the buffer and makes the segment durable, unless the policy is
@@ -342,16 +381,23 @@ func (j *journal) sync() error {
 	if j.policy == SyncNever || j.synced == s.size {
 		return nil
 	}
+	if err := j.fsync(j.f, j.path(s.number)); err != nil {
+		return err
+	}
+	j.synced = s.size
+	return nil
+}
+
+func (j *journal) fsync(f File, path string) error {
 	start := time.Now()
-	if err := j.f.Sync(); err != nil {
-		return &syncError{j.path(s.number), err}
+	if err := f.Sync(); err != nil {
+		return &syncError{path, err}
 	}
 	took := time.Since(start)
 	j.count.Fsyncs++
 	j.count.FsyncTime += took
 	j.count.FsyncMax = max(j.count.FsyncMax, took)
 	j.count.FsyncDuration.Record(int64(took))
-	j.synced = s.size
 	return nil
 }
 
@@ -364,42 +410,76 @@ func (j *journal) rotate() error {
 	if err := j.sync(); err != nil {
 		return err
 	}
-	old, seed, synced := j.f, j.seed, j.synced
-	number, size := s.number, s.size
-	if err := j.create(number+1, size); err != nil {
-		if j.f != old {
-			err = errors.Join(err, old.Close())
-		}
+	// Not synced: it only helps to see that a later segment is missing.
+	end, err := appendRecord(nil, j.seed, s.size, j.synced, nil)
+	if err != nil {
 		return err
 	}
-	// Not synced: it only helps to see that a later segment is missing.
-	end, err := appendRecord(nil, seed, size, synced, nil)
-	if err == nil {
-		_, err = old.WriteAt(end, size)
+	old, path, size := j.f, j.path(s.number), s.size
+	s.length = max(s.length, size+int64(len(end)))
+	if err := j.create(s.number+1, size); err != nil {
+		return err
 	}
+	_, err = old.WriteAt(end, size)
 	if err := errors.Join(err, old.Close()); err != nil {
-		return fmt.Errorf("end of %s: %w", j.path(number), err)
+		return fmt.Errorf("end of %s: %w", path, err)
 	}
 	return nil
 }
 
-// create begins a segment, with the state so far in its first record. It is
-// durable, with its name, when create returns, unless the policy is never.
+// create begins a segment, over a spare if there is one. It is durable when
+// create returns, unless the policy is never, and it has its name only when all
+// in it is: it is there as a whole or not at all.
 func (j *journal) create(number uint64, previous int64) error {
-	path := j.path(number)
-	f, err := j.fs.Create(path)
+	b, err := j.beginning(number, previous)
+	if err != nil {
+		return err
+	}
+	s := segment{number: number, size: int64(len(b)), length: int64(len(b))}
+	temp := j.temp(number)
+	var f File
+	if last := len(j.spares) - 1; last >= 0 {
+		temp, s.length = j.temp(j.spares[last].number), j.spares[last].length
+		j.spares = j.spares[:last]
+		f, err = j.fs.Open(temp)
+	} else {
+		f, err = j.fs.Create(temp)
+	}
 	if err != nil {
 		return fmt.Errorf("new segment: %w", err)
 	}
-	j.f, j.synced = f, 0
-	j.segments = append(j.segments, segment{number: number})
-	j.buf = appendSegmentHeader(j.buf[:0], j.incarnation, number, previous)
-	j.seed = segmentHeaderCRC(j.buf)
-	if j.buf, err = appendRecord(j.buf, j.seed, segmentHeader, 0, j.position()); err != nil {
-		return err
+	if err := j.name(f, b, temp, j.path(number)); err != nil {
+		return errors.Join(err, f.Close())
 	}
-	if err := j.sync(); err != nil || j.policy == SyncNever {
-		return err
+	j.f, j.seed, j.synced = f, segmentHeaderCRC(b), 0
+	if j.policy != SyncNever {
+		j.synced = s.size
+	}
+	j.segments = append(j.segments, s)
+	j.count.Bytes += uint64(s.size)
+	return nil
+}
+
+// name writes the beginning of a segment to a file and then names it.
+func (j *journal) name(f File, beginning []byte, temp, path string) error {
+	if _, err := f.WriteAt(beginning, 0); err != nil {
+		return fmt.Errorf("write to %s: %w", temp, err)
+	}
+	if j.policy != SyncNever {
+		if err := j.fsync(f, temp); err != nil {
+			return err
+		}
+	}
+	if err := j.fs.Rename(temp, path); err != nil {
+		return fmt.Errorf("new segment: %w", err)
+	}
+	return j.syncDir()
+}
+
+// syncDir makes the names of the files durable, unless the policy is never.
+func (j *journal) syncDir() error {
+	if j.policy == SyncNever {
+		return nil
 	}
 	if err := j.fs.SyncDir(j.dir); err != nil {
 		return &syncError{j.dir, err}
@@ -407,42 +487,70 @@ func (j *journal) create(number uint64, previous int64) error {
 	return nil
 }
 
-// position is the message of a segment's first record.
-func (j *journal) position() *raftpb.Message {
+// beginning is a segment's header and its first record, which has the state so
+// far.
+func (j *journal) beginning(number uint64, previous int64) ([]byte, error) {
 	m := &raftpb.Message{Index: new(j.last), LogTerm: new(j.lastTerm)}
 	if j.term != 0 || j.vote != 0 || j.commit != 0 {
 		m.Term, m.Vote, m.Commit = new(j.term), new(j.vote), new(j.commit)
 	}
-	return m
+	b := appendSegmentHeader(nil, j.incarnation, number, previous)
+	return appendRecord(b, segmentHeaderCRC(b), segmentHeader, 0, m)
 }
 
-// createdSize is how long create makes a segment, in the present state.
-func (j *journal) createdSize() int64 {
-	b, err := appendRecord(nil, 0, 0, 0, j.position())
-	if err != nil {
-		panic(err) // it has no snapshot to marshal
-	}
-	return segmentHeader + int64(len(b))
-}
-
-// release removes the oldest segments while they hold nothing after index. The
-// folder is synced after each: were a later one gone and an earlier one still
-// there after a crash, the journal would seem to have lost one.
+// release lets go of the oldest segments while they hold nothing after index.
+// They become spares, up to one more than there are segments left, since as many
+// are filled until the next release; others are removed. The folder is synced
+// after each: were a later one gone and an earlier one still there after a crash,
+// the journal would seem to have lost one, and a spare that is written over must
+// not get its name back.
 func (j *journal) release(index uint64) error {
-	for len(j.segments) > 1 && j.segments[0].max <= index {
-		path := j.path(j.segments[0].number)
-		if err := j.fs.Remove(path); err != nil && !notExist(err) {
+	n := 0
+	for n < len(j.segments)-1 && j.segments[n].max <= index {
+		n++
+	}
+	left := len(j.segments) - n
+	for _, s := range j.segments[:n] {
+		path := j.path(s.number)
+		spare := j.policy != SyncNever && len(j.spares) <= left
+		var err error
+		if spare {
+			err = j.fs.Rename(path, j.temp(s.number))
+		} else {
+			err = j.fs.Remove(path)
+		}
+		if err != nil && !notExist(err) {
 			return fmt.Errorf("release up to index %d: %w", index, err)
 		}
 		j.segments = j.segments[1:]
-		if j.policy == SyncNever {
-			continue
+		if err := j.syncDir(); err != nil {
+			return err
 		}
-		if err := j.fs.SyncDir(j.dir); err != nil {
-			return &syncError{j.dir, err}
+		if spare && err == nil {
+			j.spares = append(j.spares, s)
 		}
 	}
 	return nil
+}
+
+// finish makes all of it durable and leaves nothing for recovery to cut off or
+// remove.
+func (j *journal) finish() error {
+	if err := j.sync(); err != nil {
+		return err
+	}
+	for _, s := range j.spares {
+		if err := j.fs.Remove(j.temp(s.number)); err != nil {
+			return err
+		}
+	}
+	j.spares = nil
+	s := j.current()
+	if s.length == s.size {
+		return nil
+	}
+	s.length = s.size
+	return j.f.Truncate(s.size)
 }
 
 func (j *journal) close() error {

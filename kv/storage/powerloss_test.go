@@ -137,7 +137,9 @@ type script struct {
 
 func newScript(seed uint64, policy string) *script {
 	s := &script{rng: rand.New(rand.NewPCG(seed, 1)), fs: storagetest.New(), history: []state{{}}, opening: true}
-	s.o = storage.Options{Dir: "/data/node", FS: s.fs, Sync: policy, SegmentSize: 1500, Node: 7}
+	// A segment of a few messages, in one page, or one that grows by and by.
+	size := []int64{400, 400, 6000}[seed%3]
+	s.o = storage.Options{Dir: "/data/node", FS: s.fs, Sync: policy, SegmentSize: size, Node: 7}
 	return s
 }
 
@@ -285,7 +287,7 @@ func (s *script) step() error {
 		}
 		return s.write(m)
 	}
-	switch pick := s.rng.IntN(20); {
+	switch pick := s.rng.IntN(30); {
 	case pick == 0:
 		s.fs.Kill()
 		s.disk = nil
@@ -299,14 +301,14 @@ func (s *script) step() error {
 		return err
 	case s.restart: // raft waits for its snapshot, but may vote
 		return s.write(&raftpb.Message{Term: new(now.term + 1), Vote: new(uint64(3)), Commit: new(now.commit)})
-	case pick == 2 && now.commit > 0 && now.commit >= s.snap.index && now.commit > now.base:
+	case pick <= 4 && now.commit > 0 && now.commit >= s.snap.index && now.commit > now.base:
 		return s.commitSnapshot(now.commit, now.termAt(now.commit))
-	case pick == 3: // from a leader: ahead, or of another history
+	case pick == 5: // from a leader: ahead, or of another history
 		index := now.commit + 1 + s.rng.Uint64N(now.last()-now.commit+5)
 		return s.commitSnapshot(index, max(1, now.term, now.termAt(now.last()))+s.rng.Uint64N(2))
-	case pick <= 6:
+	case pick >= 6 && pick <= 11:
 		return s.disk.Release(s.snap.index)
-	case pick == 7 && s.cluster == 0:
+	case pick == 12 && s.cluster == 0:
 		err := s.disk.SetClusterID(99)
 		if err == nil {
 			s.cluster = 99
@@ -373,7 +375,7 @@ func checkSnapshot(d *storage.Disk) (snap, error) {
 	return snap{m.GetIndex(), m.GetTerm()}, nil
 }
 
-const scriptSteps = 60
+const scriptSteps = 50
 
 var errPower = errors.New("power is gone")
 
@@ -381,7 +383,7 @@ var errPower = errors.New("power is gone")
 func TestPowerLoss(t *testing.T) {
 	for _, policy := range []string{storage.SyncAlways, storage.SyncBatched} {
 		t.Run(policy, func(t *testing.T) {
-			operations, images, cuts := 0, 0, 0
+			operations, images, cuts, recycled := 0, 0, 0, 0
 			for seed := range uint64(6) {
 				s := newScript(seed, policy)
 				crashes := rand.New(rand.NewPCG(seed, 2))
@@ -396,9 +398,16 @@ func TestPowerLoss(t *testing.T) {
 				}
 				// Now and then the script goes on with what the power cut left.
 				var left *storagetest.Disk
+				created := ""
 				before := func(op storagetest.Op) error {
 					look(op)
-					if left == nil && crashes.IntN(25) == 0 {
+					switch {
+					case op.Kind == "create":
+						created = op.Name
+					case op.Kind == "rename" && strings.Contains(op.Name, "journal-") && strings.HasSuffix(op.Name, ".tmp") && op.Name != created:
+						recycled++
+					}
+					if left == nil && crashes.IntN(60) == 0 {
 						left = s.fs.Crash(50, crashes)
 					}
 					if left != nil {
@@ -419,7 +428,10 @@ func TestPowerLoss(t *testing.T) {
 				}
 				look(storagetest.Op{Kind: "end"})
 			}
-			t.Logf("%d operations, %d power cuts looked at, %d gone on from", operations, images, cuts)
+			t.Logf("%d operations, %d power cuts looked at, %d gone on from, %d segments recycled", operations, images, cuts, recycled)
+			if recycled == 0 {
+				t.Error("no segment was written over")
+			}
 		})
 	}
 }
@@ -548,7 +560,11 @@ func (s *script) checkFatal(op *storagetest.Op, cause error) error {
 	if s.disk == nil {
 		return nil // of Open, or of Close
 	}
-	journal := strings.Contains(op.Name, "journal-") && op.Kind != "remove"
+	release := op.Kind == "remove" || op.Kind == "rename" && !strings.HasSuffix(op.Name, ".tmp")
+	if release {
+		return nil
+	}
+	journal := strings.Contains(op.Name, "journal-")
 	if !journal && op.Kind != "sync" && op.Kind != "syncdir" && op.Kind != "rename" {
 		return nil
 	}

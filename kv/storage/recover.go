@@ -39,13 +39,13 @@ func list(fsys FS, dir string) (contents, error) {
 		snapshot, isSnapshot := number(base, snapshotPrefix, snapshotName)
 		switch {
 		case name == lockName || name == "lost+found":
-		case temp && (base == identityName || isSnapshot):
+		case temp && (base == identityName || isSegment || isSnapshot):
 			c.temps = append(c.temps, name)
 		case name == identityName:
 			c.identity = true
-		case isSegment && !temp:
+		case isSegment:
 			c.segments = append(c.segments, segment)
-		case isSnapshot && !temp:
+		case isSnapshot:
 			c.snapshots = append(c.snapshots, snapshot)
 		default:
 			return c, fmt.Errorf("%s is not part of a data folder: move it away, or choose another folder", filepath.Join(dir, name))
@@ -145,7 +145,11 @@ func (d *Disk) leftover(c contents) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c.segments[0] != 1 || size > d.journal.createdSize() {
+		created, err := d.journal.beginning(1, 0)
+		if err != nil {
+			return nil, err
+		}
+		if c.segments[0] != 1 || size > int64(len(created)) {
 			return nil, missing
 		}
 		left = append(left, segmentName(1))
@@ -175,21 +179,13 @@ func (d *Disk) repair(r *replay, c contents, restart *raftpb.Message) error {
 		}
 		d.o.Logger.Info("removed a leftover file", "file", filepath.Join(dir, name))
 	}
-	if r.torn != 0 {
-		if err := fsys.Remove(j.path(r.torn)); err != nil {
-			return err
-		}
-		d.o.Logger.Warn("removed a segment whose creation did not end", "file", j.path(r.torn))
-	}
 	for i := range j.segments {
 		if err := d.openSegment(r, i); err != nil {
 			return err
 		}
 	}
-	if j.policy != SyncNever {
-		if err := fsys.SyncDir(dir); err != nil {
-			return &syncError{dir, err}
-		}
+	if err := j.syncDir(); err != nil {
+		return err
 	}
 	if restart != nil {
 		d.o.Logger.Info("raised the log to the newest snapshot", "dir", dir,
@@ -212,12 +208,17 @@ func (d *Disk) openSegment(r *replay, i int) error {
 	if last {
 		j.f, j.synced = f, 0
 	}
-	if last && s.size != r.size {
+	if last && s.size != s.length {
+		// Or what is cut off would count again, behind a record as long as the one
+		// that is missing.
 		if err := f.Truncate(s.size); err != nil {
 			return err
 		}
-		d.o.Logger.Warn(fmt.Sprintf("truncated %d bytes at offset %d", r.size-s.size, s.size), //nolint:sloglint // the figures are the message
-			"file", path, "reason", r.reason)
+		if r.reason != zeros {
+			d.o.Logger.Warn(fmt.Sprintf("truncated %d bytes at offset %d", s.length-s.size, s.size), //nolint:sloglint // the figures are the message
+				"file", path, "reason", r.reason)
+		}
+		s.length = s.size
 	}
 	if j.policy != SyncNever {
 		if err := rewrite(f, s.known, s.size); err != nil {
@@ -364,9 +365,7 @@ type replay struct {
 	// known: the snapshot that allowed the release is after it.
 	released bool
 
-	torn   uint64 // last segment, if its creation did not end; else 0
-	size   int64  // of the last segment as it was found
-	reason string // why what is after its good part is not good
+	reason string // why what is after the good part of the last segment is not good
 }
 
 // A segmentFile is a segment being read.
@@ -376,7 +375,6 @@ type segmentFile struct {
 	path     string
 	seed     uint32
 	previous int64
-	fault    string // of the header; "" if it is good
 }
 
 func (r *replay) read(numbers []uint64) (err error) {
@@ -410,12 +408,6 @@ func (r *replay) read(numbers []uint64) (err error) {
 		if err := r.segment(f, next, i == 0); err != nil {
 			return err
 		}
-		if i+2 == len(files) && r.unfinished(f, next) {
-			r.torn, r.size = next.number, f.size
-		}
-		if r.torn != 0 {
-			break
-		}
 	}
 	if j.term != 0 || j.commit != 0 {
 		return r.log.Append(nil, &raftpb.HardState{Term: new(j.term), Vote: new(j.vote), Commit: new(j.commit)})
@@ -438,22 +430,19 @@ func (j *journal) openForRead(number uint64) (*segmentFile, error) {
 		return nil, err
 	}
 	s := &segmentFile{segment: segment{number: number}, File: f, path: path}
-	err = s.readHeader(j.incarnation)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+	if err := s.readHeader(j.incarnation); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return s, nil
 }
 
 func (s *segmentFile) readHeader(incarnation uint64) error {
-	size, err := s.Size()
-	if err != nil {
+	var err error
+	if s.length, err = s.Size(); err != nil {
 		return err
 	}
-	s.size = size
-	if size < segmentHeader {
-		s.fault = fmt.Sprintf("its header is cut off after %d bytes", size)
-		return nil
+	if s.length < segmentHeader {
+		return damaged(s.path, 0, fmt.Sprintf("its header is cut off after %d bytes", s.length))
 	}
 	var h [segmentHeader]byte
 	if _, err := s.ReadAt(h[:], 0); err != nil {
@@ -463,15 +452,15 @@ func (s *segmentFile) readHeader(incarnation uint64) error {
 	s.previous = int64(binary.LittleEndian.Uint64(h[32:]))
 	switch {
 	case string(h[:8]) != segmentMagic:
-		s.fault = "its header is not a journal's"
+		return damaged(s.path, 0, "its header is not a journal's")
 	case binary.LittleEndian.Uint32(h[12:]) != s.seed:
-		s.fault = "checksum mismatch of its header"
+		return damaged(s.path, 0, "checksum mismatch of its header")
 	case binary.LittleEndian.Uint32(h[8:]) != format:
-		return fmt.Errorf("format %d, this program knows only %d: use a newer program", binary.LittleEndian.Uint32(h[8:]), format)
+		return fmt.Errorf("%s: format %d, this program knows only %d: use a newer program", s.path, binary.LittleEndian.Uint32(h[8:]), format)
 	case binary.LittleEndian.Uint64(h[16:]) != incarnation:
-		return errors.New("it was copied here from another data folder: choose a folder of its own for each node")
+		return fmt.Errorf("%s: it was copied here from another data folder: choose a folder of its own for each node", s.path)
 	case binary.LittleEndian.Uint64(h[24:]) != s.number:
-		return fmt.Errorf("it is segment %d by its header: %s", binary.LittleEndian.Uint64(h[24:]), giveUp)
+		return fmt.Errorf("%s: it is segment %d by its header: %s", s.path, binary.LittleEndian.Uint64(h[24:]), giveUp)
 	}
 	return nil
 }
@@ -479,25 +468,15 @@ func (s *segmentFile) readHeader(incarnation uint64) error {
 // segment replays one file. All but the last were durable as a whole before the
 // next was created.
 func (r *replay) segment(f, next *segmentFile, first bool) error {
-	if f.fault != "" {
-		return damaged(f.path, 0, f.fault)
-	}
-	end, whole := f.size, false
+	end := f.length
 	if next != nil {
-		whole = true
-		if next.fault == "" {
-			end = next.previous
-		}
-		if f.size < end || end < segmentHeader {
-			return damaged(f.path, f.size, fmt.Sprintf("the file has %d bytes, the next one says %d", f.size, end))
-		}
-		if f.size > end+recordHead {
-			return damaged(f.path, end, fmt.Sprintf("the file goes on for %d bytes after its end", f.size-end))
+		end = next.previous
+		if f.length < end || end < segmentHeader {
+			return damaged(f.path, f.length, fmt.Sprintf("the file has %d bytes, the next one says %d", f.length, end))
 		}
 	}
-	r.journal.segments = append(r.journal.segments, segment{number: f.number})
+	r.journal.segments = append(r.journal.segments, f.segment)
 	r.journal.seed = f.seed
-	r.size = f.size
 	s := scan(f, f.seed, end, func(m *raftpb.Message, at int64) error { return r.apply(m, at, first) })
 	r.journal.current().size, r.journal.current().known = s.offset, s.synced
 	switch {
@@ -505,19 +484,17 @@ func (r *replay) segment(f, next *segmentFile, first bool) error {
 		return fmt.Errorf("%s: %w", f.path, s.err)
 	case s.ended && next == nil:
 		return missing(r.journal.path(f.number + 1))
-	case s.ended && next.fault != "":
-		return damaged(next.path, 0, next.fault)
 	case s.ended:
 		return damaged(f.path, s.offset, fmt.Sprintf("its end, but the next one says it has %d bytes", end))
 	case s.reason == "":
 	case s.refused:
 		return damaged(f.path, s.offset, s.reason)
-	case whole:
+	case next != nil:
 		return damaged(f.path, s.offset, s.reason+", but a segment follows")
 	case s.offset == segmentHeader:
 		return damaged(f.path, s.offset, s.reason)
 	default:
-		claim, err := evidence(f, f.seed, s.offset, f.size)
+		claim, err := evidence(f, f.seed, s.offset, f.length)
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.path, err)
 		}
@@ -527,19 +504,6 @@ func (r *replay) segment(f, next *segmentFile, first bool) error {
 		r.reason = s.reason
 	}
 	return nil
-}
-
-// unfinished says that the creation of the last segment did not end. Nothing is
-// written after it, or to the end of the one before, until it is durable.
-func (r *replay) unfinished(before, f *segmentFile) bool {
-	if f.size > r.journal.createdSize() || before.size > r.journal.current().size {
-		return false
-	}
-	if f.fault != "" {
-		return true
-	}
-	s := scan(f, f.seed, f.size, func(*raftpb.Message, int64) error { return nil })
-	return s.err == nil && s.offset == segmentHeader
 }
 
 // apply follows one record, at its offset.
@@ -580,6 +544,9 @@ func reader(file io.ReaderAt, from, to int64) *bufio.Reader {
 	return bufio.NewReaderSize(io.NewSectionReader(file, from, to-from), int(min(to-from, 256<<10)))
 }
 
+// zeros is the reason of a segment that ends as one does that is being written.
+const zeros = "zeros"
+
 // scanned is how far a segment could be read.
 type scanned struct {
 	offset  int64  // where the good part ends
@@ -597,19 +564,17 @@ func scan(file io.ReaderAt, seed uint32, end int64, f func(*raftpb.Message, int6
 	in := reader(file, segmentHeader, end)
 	var payload []byte
 	for left := end - s.offset; left > 0; left = end - s.offset {
-		if left < recordHead {
-			s.reason = fmt.Sprintf("%d bytes, less than the head of a record", left)
-			return s
-		}
 		var head [recordHead]byte
-		if _, s.err = io.ReadFull(in, head[:]); s.err != nil {
+		if _, s.err = io.ReadFull(in, head[:min(left, recordHead)]); s.err != nil {
 			return s
 		}
 		h := parseHead(head[:])
 		size := int64(align(int(h.length)))
 		switch {
 		case head == [recordHead]byte{}:
-			s.reason = "zeros"
+			s.reason = zeros
+		case left < recordHead:
+			s.reason = fmt.Sprintf("%d bytes, less than the head of a record", left)
 		case h.crc != recordCRC(seed, s.offset, head[:]):
 			s.reason = "checksum mismatch of a record's head"
 		case size > left-recordHead:

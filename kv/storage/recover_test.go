@@ -34,7 +34,7 @@ func newFolder(t testing.TB) *folder {
 		}
 		return a
 	}})
-	f.o = storage.Options{Dir: "/d", FS: f.fs, Node: 2, Logger: slog.New(handler)}
+	f.o = storage.Options{Dir: "/d", FS: f.fs, Node: 2, SegmentSize: 64 << 10, Logger: slog.New(handler)}
 	return f
 }
 
@@ -153,16 +153,36 @@ var recoveries = []struct {
 		log: `level=WARN msg="truncated 10 bytes at offset 160" file=/d/journal-0000000001 reason="10 bytes, less than the head of a record"`,
 	},
 	{
-		name: "zero tail", folder: one, damage: func(f *folder) { f.change(journal1, zeros(4096)) }, last: 3,
-		log: `level=WARN msg="truncated 4096 bytes at offset 200" file=/d/journal-0000000001 reason=zeros`,
+		name: "zeros ahead", folder: one, damage: func(f *folder) { f.change(journal1, zeros(4096)) }, last: 3,
+	},
+	{
+		name: "zeros ahead, fewer than a head has", folder: one, damage: func(f *folder) { f.change(journal1, zeros(10)) }, last: 3,
+	},
+	{
+		name: "what a spare held", folder: one, damage: func(f *folder) {
+			f.change(journal1, func(b []byte) []byte { return append(b, older(f)[len(b):]...) })
+		}, last: 3,
+		log: `level=WARN msg="truncated 120 bytes at offset 200" file=/d/journal-0000000001 reason="checksum mismatch of a record's head"`,
+	},
+	{
+		name: "last record damaged before what a spare held", folder: one, damage: func(f *folder) {
+			f.change(journal1, func(b []byte) []byte { return append(b[:160], older(f)[160:]...) })
+		}, last: 2,
+		log: `level=WARN msg="truncated 160 bytes at offset 160" file=/d/journal-0000000001 reason="checksum mismatch of a record's head"`,
+	},
+	{
+		name: "bit flip before what a spare held", folder: one, damage: func(f *folder) {
+			f.change(journal1, func(b []byte) []byte { return append(flip(150)(b), older(f)[len(b):]...) })
+		},
+		err: "/d/journal-0000000001 is damaged at offset 120: checksum mismatch of a record, but a record at 160 says it was durable" + giveUp,
 	},
 	{
 		name: "last record damaged, which nothing tells from torn", folder: one, damage: func(f *folder) { f.change(journal1, flip(190)) }, last: 2,
 		log: `level=WARN msg="truncated 40 bytes at offset 160" file=/d/journal-0000000001 reason="checksum mismatch of a record"`,
 	},
 	{
-		name: "creation of a segment did not end", folder: one, damage: func(f *folder) { f.put(journal2, make([]byte, 40)) }, last: 3,
-		log: `level=WARN msg="removed a segment whose creation did not end" file=/d/journal-0000000002`,
+		name: "segment without a header", folder: one, damage: func(f *folder) { f.put(journal2, make([]byte, 40)) },
+		err: "/d/journal-0000000002 is damaged at offset 0: its header is not a journal's" + giveUp,
 	},
 	{
 		name: "bit flip in a record", folder: one, damage: func(f *folder) { f.change(journal1, flip(150)) },
@@ -205,8 +225,9 @@ var recoveries = []struct {
 		err: "/d/journal-0000000001 is damaged at offset 100: the file has 100 bytes, the next one says 120" + giveUp,
 	},
 	{
-		name: "segment with something behind", folder: three, damage: func(f *folder) { f.change(journal1, zeros(100)) },
-		err: "/d/journal-0000000001 is damaged at offset 120: the file goes on for 124 bytes after its end" + giveUp,
+		name: "segment with something behind", folder: three, damage: func(f *folder) {
+			f.change(journal1, func(b []byte) []byte { return append(b[:120], older(f)[120:]...) })
+		}, last: 3,
 	},
 	{
 		name: "first segment missing", folder: three, damage: func(f *folder) { f.remove(journal1) },
@@ -321,8 +342,10 @@ var recoveries = []struct {
 		name: "leftover files", folder: one, damage: func(f *folder) {
 			f.put(snap3+".tmp", []byte("half"))
 			f.put("IDENTITY.tmp", nil)
+			f.put(journal2+".tmp", make([]byte, 40)) // not named yet, or a spare
 		}, last: 3,
-		log: "level=INFO msg=\"removed a leftover file\" file=/d/IDENTITY.tmp\nlevel=INFO msg=\"removed a leftover file\" file=/d/" + snap3 + ".tmp",
+		log: "level=INFO msg=\"removed a leftover file\" file=/d/IDENTITY.tmp\nlevel=INFO msg=\"removed a leftover file\" file=/d/" + journal2 +
+			".tmp\nlevel=INFO msg=\"removed a leftover file\" file=/d/" + snap3 + ".tmp",
 	},
 	{
 		name: "identity missing", folder: one, damage: func(f *folder) { f.remove("IDENTITY") },
@@ -382,6 +405,17 @@ var recoveries = []struct {
 		},
 		err: "data folder /a/b can't be created: mkdir /a: permission denied: let this user write there, or choose another folder",
 	},
+}
+
+// older is a segment as one, of another folder and longer: 320 bytes.
+func older(f *folder) []byte {
+	other := one(f.t)
+	other.use(func(d *storage.Disk) {
+		for i := range uint64(3) {
+			write(f.t, d, message(i+4, 1, 1, 0, 0, 0))
+		}
+	})
+	return other.content(journal1)
 }
 
 func f2(f *folder, name string) []byte {
