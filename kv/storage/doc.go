@@ -27,11 +27,12 @@
 // # Reading the code
 //
 // Disk (disk.go) says in which order things are written and what a crash between
-// any two leaves; everything else follows from that. journal.go has the format of
-// the journal and writes it, over files it has released if it can; recover.go
-// reads it and tells what follows its end, which is cut off, from damage, which is
-// refused; snapshotfile.go and identity.go have the other two kinds of files. FS
-// (fs.go) is all that is asked of a file system.
+// any two leaves; everything else follows from that. format.go is the journal on
+// disk; journal.go writes it, over files it has released if it can; replay.go reads
+// it and tells what follows its end from damage, which is refused; recover.go makes
+// of it, and of the snapshots, a folder to go on with. snapshotfile.go and
+// identity.go have the other two kinds of files. FS (fs.go) is all that is asked of a
+// file system.
 //
 // # Errors
 //
