@@ -9,9 +9,9 @@
 // load, and the baseline is measured twice to show the noise.
 //
 // Execute (runner.go) does the trials block by block: every variant once in
-// each, in an order shuffled by the run's seed. A trial (trial.go) has a fresh
-// cluster, warm-up, measured window, drain, and reads back what was
-// acknowledged. What an experiment plans to happen to the cluster is in plan.go,
+// each, in an order shuffled by the run's seed. A trial has a fresh cluster
+// (rig.go), warm-up, measured window, drain, and reads back what was acknowledged
+// (trial.go). What an experiment plans to happen to the cluster is in plan.go,
 // pure, done by events.go, and what clients noticed of it found by impact.go. Usage and profiles come from capture.go, doubts from audit.go.
 //
 // A run leaves a folder (folder.go) with run.json, whose types are in
