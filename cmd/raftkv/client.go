@@ -31,8 +31,8 @@ func clientCommands(opts *globalOptions) []*cobra.Command {
 	}
 }
 
-// session is one run of a client command.
-type session struct {
+// invocation is one run of a client command.
+type invocation struct {
 	*client.Client
 	once *client.Session // opened by writer, with --exactly-once
 	cmd  *cobra.Command
@@ -63,7 +63,7 @@ type writer interface {
 
 // writer is the client, or with --exactly-once a session that lasts for longer than
 // the command may, also when no node can be told that it is in use.
-func (s *session) writer(ctx context.Context) (writer, error) {
+func (s *invocation) writer(ctx context.Context) (writer, error) {
 	if !s.opts.exactlyOnce {
 		return s.Client, nil
 	}
@@ -74,7 +74,7 @@ func (s *session) writer(ctx context.Context) (writer, error) {
 
 // close ends the session, if there is one. A failure does no harm: it ends by its
 // time as well.
-func (s *session) close(ctx context.Context) {
+func (s *invocation) close(ctx context.Context) {
 	if s.once == nil {
 		return
 	}
@@ -90,7 +90,7 @@ const unreachableTime = time.Second
 
 // withClient makes a command's RunE of what it does with a cluster: it checks
 // the endpoints, bounds the whole by --timeout and gives errors their exit code.
-func withClient(opts *globalOptions, do func(ctx context.Context, s *session, args []string) error) func(*cobra.Command, []string) error {
+func withClient(opts *globalOptions, do func(ctx context.Context, s *invocation, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		endpoints, err := parseEndpoints(opts.endpoints)
 		if err != nil {
@@ -108,7 +108,7 @@ func withClient(opts *globalOptions, do func(ctx context.Context, s *session, ar
 		defer func() { _ = c.Close() }()
 		ctx, cancel := context.WithTimeout(cmd.Context(), opts.timeout)
 		defer cancel()
-		s := &session{Client: c, cmd: cmd, opts: opts}
+		s := &invocation{Client: c, cmd: cmd, opts: opts}
 		defer s.close(ctx)
 		return opts.explain(do(ctx, s, args))
 	}
@@ -172,7 +172,7 @@ func (o *globalOptions) explain(err error) error {
 }
 
 // answer prints the text, or with -o json the message.
-func (s *session) answer(m proto.Message, format string, args ...any) error {
+func (s *invocation) answer(m proto.Message, format string, args ...any) error {
 	if s.opts.json() {
 		return s.json(m)
 	}
@@ -181,7 +181,7 @@ func (s *session) answer(m proto.Message, format string, args ...any) error {
 }
 
 // raw prints a value as it is, or with -o json the message.
-func (s *session) raw(m proto.Message, value []byte) error {
+func (s *invocation) raw(m proto.Message, value []byte) error {
 	if s.opts.json() {
 		return s.json(m)
 	}
@@ -191,7 +191,7 @@ func (s *session) raw(m proto.Message, value []byte) error {
 
 // json prints one line: the protobuf JSON form, as grpcurl prints it, with
 // 64-bit numbers as strings and bytes in base64.
-func (s *session) json(m proto.Message) error { return printJSON(s.cmd.OutOrStdout(), m) }
+func (s *invocation) json(m proto.Message) error { return printJSON(s.cmd.OutOrStdout(), m) }
 
 func printJSON(w io.Writer, m proto.Message) error {
 	data, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
@@ -209,7 +209,7 @@ func printJSON(w io.Writer, m proto.Message) error {
 }
 
 // value is a VALUE argument: itself, or standard input for "-".
-func (s *session) value(arg string) ([]byte, error) {
+func (s *invocation) value(arg string) ([]byte, error) {
 	if arg != "-" {
 		return []byte(arg), nil
 	}

@@ -36,7 +36,7 @@ func batchCommand(opts *globalOptions) *cobra.Command {
 		Short: "Apply the operations of a file atomically",
 		Long:  batchHelp,
 		Args:  cobra.ExactArgs(1),
-		RunE: withClient(opts, func(ctx context.Context, s *session, args []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, args []string) error {
 			text, err := readFile(s.cmd.InOrStdin(), args[0])
 			if err != nil {
 				return err

@@ -33,7 +33,7 @@ func initCommand(opts *globalOptions) *cobra.Command {
 		Use:   "init",
 		Short: "Make the node at the first endpoint a cluster of one",
 		Args:  cobra.NoArgs,
-		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, _ []string) error {
 			r, err := s.Init(ctx, "")
 			if err != nil {
 				return err
@@ -54,7 +54,7 @@ func addLearnerCommand(opts *globalOptions) *cobra.Command {
 		Use:   "add-learner --id N --addr HOST:PORT",
 		Short: "Add a node that receives the log but has no vote; returns once applied",
 		Args:  cobra.NoArgs,
-		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, _ []string) error {
 			if err := checkNodeID("id", id); err != nil {
 				return err
 			}
@@ -83,7 +83,7 @@ func changeMembershipCommand(opts *globalOptions) *cobra.Command {
 when the joint configuration is left. When the timeout comes first the change may
 still finish (exit 5): ask again, or look at cluster status.`,
 		Args: cobra.NoArgs,
-		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, _ []string) error {
 			voters, err := parseIDs("voters", list)
 			if err == nil && len(voters) == 0 {
 				err = usageErrorf("voters must not be empty")
@@ -127,7 +127,7 @@ func removeNodeCommand(opts *globalOptions) *cobra.Command {
 		Use:   "remove-node --id N",
 		Short: "Remove a voter or learner for good: its id is not used again",
 		Args:  cobra.NoArgs,
-		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, _ []string) error {
 			if err := checkNodeID("id", id); err != nil {
 				return err
 			}
@@ -148,7 +148,7 @@ func transferCommand(opts *globalOptions) *cobra.Command {
 		Use:   "transfer-leadership --to N",
 		Short: "Hand leadership to a voter; returns when it leads",
 		Args:  cobra.NoArgs,
-		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, _ []string) error {
 			if err := checkNodeID("to", to); err != nil {
 				return err
 			}
@@ -168,7 +168,7 @@ func snapshotCommand(opts *globalOptions) *cobra.Command {
 		Use:   "snapshot",
 		Short: "Make the node at the first endpoint take a snapshot of its store and compact its log",
 		Args:  cobra.NoArgs,
-		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, _ []string) error {
 			r, err := s.Snapshot(ctx, "")
 			if err != nil {
 				return err

@@ -19,7 +19,7 @@ func putCommand(opts *globalOptions) *cobra.Command {
 		Short: "Write a key; VALUE - reads standard input",
 		Long:  "Write a key. VALUE - reads standard input; before a VALUE that begins with a dash put --.",
 		Args:  cobra.ExactArgs(2),
-		RunE: withClient(opts, func(ctx context.Context, s *session, args []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, args []string) error {
 			value, err := s.value(args[1])
 			if err != nil {
 				return err
@@ -57,7 +57,7 @@ func getCommand(opts *globalOptions) *cobra.Command {
 		Use:   "get KEY",
 		Short: "Write a key's value to standard output, as it is; exit 4 if there is none",
 		Args:  cobra.ExactArgs(1),
-		RunE: withClient(opts, func(ctx context.Context, s *session, args []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, args []string) error {
 			how, err := parseRead()
 			if err != nil {
 				return err
@@ -88,7 +88,7 @@ func delCommand(opts *globalOptions) *cobra.Command {
 		Use:   "del KEY",
 		Short: "Delete a key; one that is not there is no error",
 		Args:  cobra.ExactArgs(1),
-		RunE: withClient(opts, func(ctx context.Context, s *session, args []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, args []string) error {
 			to, err := s.writer(ctx)
 			if err != nil {
 				return err
@@ -116,7 +116,7 @@ func casCommand(opts *globalOptions) *cobra.Command {
 exist. On a mismatch the present value goes to standard output, as it is, and the
 exit code is 3. VALUE - reads standard input.`,
 		Args: cobra.ExactArgs(2),
-		RunE: withClient(opts, func(ctx context.Context, s *session, args []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, args []string) error {
 			value, err := s.value(args[1])
 			if err != nil {
 				return err
@@ -165,7 +165,7 @@ between them, from one consistent snapshot. A key or value with a tab, a line
 break or bytes that can't be printed is quoted as in Go. With -o json, one object
 a line.`,
 		Args: cobra.ExactArgs(1),
-		RunE: withClient(opts, func(ctx context.Context, s *session, args []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, args []string) error {
 			how, err := parseRead()
 			if err != nil {
 				return err

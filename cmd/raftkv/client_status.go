@@ -26,7 +26,7 @@ func statusCommand(opts *globalOptions) *cobra.Command {
 		Short: "Tell what a node knows about itself, the cluster and its peers",
 		Long:  "Tell what the first endpoint that answers knows about itself, the cluster and its peers.",
 		Args:  cobra.NoArgs,
-		RunE: withClient(opts, func(ctx context.Context, s *session, _ []string) error {
+		RunE: withClient(opts, func(ctx context.Context, s *invocation, _ []string) error {
 			endpoints, err := parseEndpoints(opts.endpoints)
 			if err != nil {
 				return err
