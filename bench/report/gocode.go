@@ -13,7 +13,8 @@ import (
 // answers that come to the same, as Go code to copy.
 type goSettings struct {
 	Where, ID, Name string
-	Best            int // how many cannot be told from the best, this one included
+	Best            int     // how many cannot be told from the best, this one included
+	Confidence      float64 // of that; 0 when nothing can be concluded
 	Code            string
 }
 
@@ -43,7 +44,7 @@ func (d *Data) goSettings() []goSettings {
 			all[at].Where += "; " + d.place(a.Where)
 			continue
 		}
-		all = append(all, goSettings{d.place(a.Where), v.ID, variantName(d, withoutAxes(v, a.Where)), len(a.Best), code})
+		all = append(all, goSettings{d.place(a.Where), v.ID, variantName(d, withoutAxes(v, a.Where)), len(a.Best), a.Confidence, code})
 	}
 	return all
 }
@@ -54,7 +55,10 @@ func (s goSettings) Title() string {
 	if s.Where != "" {
 		title = s.Where + ": " + title
 	}
-	if s.Best > 1 {
+	switch {
+	case s.Best > 1 && s.Confidence == 0:
+		title += ", whose median is the best so far; nothing can be concluded yet"
+	case s.Best > 1:
 		title += fmt.Sprintf(", one of %d that cannot be told from the best", s.Best)
 	}
 	return title
