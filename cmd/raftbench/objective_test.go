@@ -64,26 +64,10 @@ func (c *search) check(t *testing.T, errorf errorf) {
 	}
 }
 
-// kneeRun runs an experiment and reads it back; nil when that failed.
-func kneeRun(t *testing.T, errorf errorf, source string) (*bench.Run, string) {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "run")
-	code, out, stderr := cli(t.Context(), "run", experimentFile(t, source), "--out", dir)
-	if code != exitDone {
-		errorf("exit %d\n%s%s", code, out, stderr)
-		return nil, ""
-	}
-	run, err := bench.ReadRun(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return run, out
-}
-
 // TestKneeRuns: shares of a closed loop become rates before the first block.
 func TestKneeRuns(t *testing.T) {
 	patiently(t, func(errorf errorf) {
-		run, out := kneeRun(t, errorf, "name: x\nceiling: none\nfixed: {topology: in-process, target: direct, keys: 100, clients: 4}\nvary: {rate-share: [0.05, 0.1, 0.2, 0.4]}\nmeasure: {warmup: 20ms, duration: 400ms, blocks: 2, profile: 0s}\n")
+		run, _, out := ran(t, errorf, "name: x\nceiling: none\nfixed: {topology: in-process, target: direct, keys: 100, clients: 4}\nvary: {rate-share: [0.05, 0.1, 0.2, 0.4]}\nmeasure: {warmup: 20ms, duration: 400ms, blocks: 2, profile: 0s}\n")
 		if run == nil {
 			return
 		}
@@ -104,7 +88,7 @@ func TestKneeRuns(t *testing.T) {
 // and the others are measured all the same.
 func TestKneeWithoutClosedLoop(t *testing.T) {
 	patiently(t, func(errorf errorf) {
-		run, _ := kneeRun(t, errorf, "name: x\nceiling: none\nfixed: {topology: in-process-grpc, target: unary, keys: 10, clients: 2, max-request: 64KiB}\nvary: {value-size: [1MiB, 16], rate-share: [0.3]}\nmeasure: {warmup: 20ms, duration: 500ms, blocks: 1, profile: 0s}\n")
+		run, _, _ := ran(t, errorf, "name: x\nceiling: none\nfixed: {topology: in-process-grpc, target: unary, keys: 10, clients: 2, max-request: 64KiB}\nvary: {value-size: [1MiB, 16], rate-share: [0.3]}\nmeasure: {warmup: 20ms, duration: 500ms, blocks: 1, profile: 0s}\n")
 		if run == nil {
 			return
 		}
@@ -131,7 +115,7 @@ func TestKneeAgainstBaseline(t *testing.T) {
 		{"topology: in-process-grpc, target: unary, max-request: 64KiB", "value-size: [1MiB, 16]", "value-size: 1MiB", true},
 	} {
 		patiently(t, func(errorf errorf) {
-			run, _ := kneeRun(t, errorf, "name: x\nceiling: none\nfixed: {keys: 10, "+tt.fixed+"}\nvary: {"+tt.vary+", rate-share: [0.1, 0.2]}\nbaseline: {"+tt.baseline+
+			run, _, _ := ran(t, errorf, "name: x\nceiling: none\nfixed: {keys: 10, "+tt.fixed+"}\nvary: {"+tt.vary+", rate-share: [0.1, 0.2]}\nbaseline: {"+tt.baseline+
 				"}\nmeasure: {warmup: 20ms, duration: 400ms, blocks: 1, profile: 0s}\n")
 			if run == nil {
 				return

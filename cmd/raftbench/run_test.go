@@ -109,17 +109,27 @@ func smokes(t *testing.T, errorf errorf) {
 	}
 }
 
+// ran runs an experiment and reads it back; nil when that failed.
+func ran(t *testing.T, errorf errorf, source string, args ...string) (run *bench.Run, dir, out string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "run")
+	code, out, stderr := cli(t.Context(), append([]string{"run", experimentFile(t, source), "--out", dir}, args...)...)
+	if code != exitDone {
+		errorf("exit %d\n%s%s", code, out, stderr)
+		return nil, "", ""
+	}
+	run, err := bench.ReadRun(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run, dir, out
+}
+
 func TestJoining(t *testing.T) {
 	patiently(t, func(errorf errorf) {
-		dir := filepath.Join(t.TempDir(), "run")
-		code, _, stderr := cli(t.Context(), "run", experimentFile(t, joining), "--out", dir, "--server-bin", filepath.Join(bin, "raftkv"))
-		if code != exitDone {
-			errorf("exit %d: %s", code, stderr)
+		run, dir, _ := ran(t, errorf, joining, "--server-bin", filepath.Join(bin, "raftkv"))
+		if run == nil {
 			return
-		}
-		run, err := bench.ReadRun(dir)
-		if err != nil {
-			t.Fatal(err)
 		}
 		if len(run.Trials) != 8 {
 			t.Errorf("%d trials", len(run.Trials))
@@ -350,17 +360,11 @@ func TestEndpoints(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	file := experimentFile(t, "name: x\nfixed: {keys: 50}\nvary: {op: [put, get]}\nmeasure: {warmup: 20ms, duration: 500ms, blocks: 2}\n")
+	const source = "name: x\nfixed: {keys: 50}\nvary: {op: [put, get]}\nmeasure: {warmup: 20ms, duration: 500ms, blocks: 2}\n"
 	patiently(t, func(errorf errorf) {
-		dir := filepath.Join(t.TempDir(), "run")
-		code, _, stderr := cli(t.Context(), "run", file, "--out", dir, "--no-profiles", "--endpoints", strings.Join(c.Endpoints(), ","))
-		if code != exitDone {
-			errorf("exit %d: %s", code, stderr)
+		run, dir, _ := ran(t, errorf, source, "--no-profiles", "--endpoints", strings.Join(c.Endpoints(), ","))
+		if run == nil {
 			return
-		}
-		run, err := bench.ReadRun(dir)
-		if err != nil {
-			t.Fatal(err)
 		}
 		if len(run.Trials) != 4 || !strings.Contains(strings.Join(run.Warnings, "\n"), "not fresh") {
 			t.Errorf("%d trials, warnings %q", len(run.Trials), run.Warnings)
